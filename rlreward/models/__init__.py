@@ -1,0 +1,1 @@
+"""Neural networks: the only importers of flax.linen."""

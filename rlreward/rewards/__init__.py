@@ -1,0 +1,1 @@
+"""Rewards: functions of a rollout that give (value, valid)."""

@@ -1,0 +1,1 @@
+"""Sampling loops that take apply functions, never modules."""
