@@ -1,0 +1,337 @@
+"""The parts of the decoder: embedding, norms, projections, attention, block."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreward.models.config import TransformerConfig
+
+Array = jax.Array
+_NEG = -1e30
+
+
+class View(NamedTuple):
+  """What the queries of one kind of layer may see, and their rotation.
+
+  Attributes:
+    cos: f32[N, T, head_dim / 2], or None without RoPE.
+    sin: the same.
+    own: bool[N, T, S], visible keys among the rows' own.
+    past: bool[B, G or 1, T or 1, P], visible prompt keys, or None.
+  """
+
+  cos: Array | None
+  sin: Array | None
+  own: Array
+  past: Array | None
+
+
+def inverse_frequencies(c: TransformerConfig, kind: str) -> np.ndarray:
+  """RoPE frequencies theta^(-2i/d), scaled as the checkpoint asks.
+
+  Args:
+    c: the decoder's shape.
+    kind: "global" or "local"; local layers are never scaled.
+
+  Returns:
+    f64[head_dim / 2], radians for each position.
+
+  Reference: RoFormer, arXiv 2104.09864; Llama 3.1 for the "llama3" rule.
+  """
+  theta = c.rope_theta
+  if kind == "local" and c.rope_local_theta is not None:
+    theta = c.rope_local_theta
+  freq = 1.0 / theta ** (np.arange(0, c.head_dim, 2) / c.head_dim)
+  local = kind == "local" and c.rope_local_theta is not None
+  if c.rope_scaling is None or local:
+    return freq
+  if c.rope_scaling[0] == "linear":
+    return freq / c.rope_scaling[1]
+  _, factor, low, high, original = c.rope_scaling
+  wavelength = 2 * math.pi / freq
+  smooth = (original / wavelength - low) / (high - low)
+  smooth = np.clip(smooth, 0.0, 1.0)
+  return (1 - smooth) * freq / factor + smooth * freq
+
+
+def view(c: TransformerConfig, kind: str, position, own, prefix) -> View:
+  """Masks and rotations for one kind of layer.
+
+  A key is visible when it is real, not later than the query, and, in a local
+  layer, fewer than `window` positions away.
+
+  Args:
+    c: the decoder's shape.
+    kind: "global" or "local".
+    position: i32[N, T], positions of the queries.
+    own: (attend bool[N, S], position i32[N, S]) of the rows' own keys.
+    prefix: a Prefix of B prompts, or None.
+  """
+  cos = sin = None
+  if c.rope_theta is not None:
+    freq = jnp.asarray(inverse_frequencies(c, kind), jnp.float32)
+    angle = position[..., None].astype(jnp.float32) * freq
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+  attend, key_position = own
+  gap = position[:, :, None] - key_position[:, None, :]
+  mask = attend[:, None, :] & (gap >= 0)
+  window = c.window if kind == "local" else None
+  if window:
+    mask &= gap < window
+  past = None
+  if prefix is not None:
+    b, p = prefix.attend.shape
+    past = prefix.attend[:, None, None, :]
+    if window:
+      q = position.reshape(b, -1, position.shape[1], 1)
+      past &= q - prefix.position.reshape(b, 1, 1, p) < window
+  return View(cos, sin, mask, past)
+
+
+def rotate(x, cos, sin):
+  """Half-split rotary embedding of x [N, T, H, head_dim]."""
+  a, b = jnp.split(x.astype(jnp.float32), 2, -1)
+  cos, sin = cos[:, :, None], sin[:, :, None]
+  out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+  return out.astype(x.dtype)
+
+
+def attention(q, k, v, view: View, past, scale: float, softcap: float | None):
+  """Softmax attention over shared prompt keys and own keys at once.
+
+  Args:
+    q: [N, T, H, head_dim].
+    k: [N, K, S, head_dim], own keys.
+    v: the same, own values.
+    view: what is visible.
+    past: (k, v), each [B, K, P, head_dim], read by N / B rows each, or None.
+    scale: factor on the scores.
+    softcap: c in c * tanh(score / c), or None.
+
+  Returns:
+    [N, T, H, head_dim] in the type of q.
+  """
+  n, t, h, d = q.shape
+  kv = k.shape[1]
+  r = h // kv
+  dtype = q.dtype
+  q = (q * jnp.asarray(scale, dtype)).reshape(n, t, kv, r, d)
+  q = q.transpose(0, 2, 3, 1, 4)  # [N, K, R, T, d]
+
+  def scores(q, k):
+    z = jnp.einsum(
+      "nkqd,nksd->nkqs", q, k.astype(dtype), preferred_element_type=jnp.float32
+    )
+    if softcap is not None:
+      z = softcap * jnp.tanh(z / softcap)
+    return z
+
+  z = scores(q.reshape(n, kv, r * t, d), k)
+  z = z.reshape(n, kv, r, t, -1)
+  z = jnp.where(view.own[:, None, None], z, _NEG)
+  top = jax.lax.stop_gradient(z.max(-1))  # [N, K, R, T]
+  if past is None:
+    w = jnp.exp(z - top[..., None])
+    total = w.sum(-1)
+    out = _weigh(w.reshape(n, kv, r * t, -1), v, dtype)
+    out = out.reshape(n, kv, r, t, d)
+  else:
+    b, p = past[0].shape[0], past[0].shape[2]
+    g = n // b
+    wide = lambda x: x.reshape((b, g, *x.shape[1:])).swapaxes(1, 2)
+    back = lambda x: x.swapaxes(1, 2).reshape((n, kv, *x.shape[3:]))
+    qp = wide(q)  # [B, K, G, R, T, d]
+    zp = scores(qp.reshape(b, kv, g * r * t, d), past[0])
+    zp = zp.reshape(b, kv, g, r, t, p)
+    zp = jnp.where(view.past[:, None, :, None], zp, _NEG)
+    top = jnp.maximum(top, back(jax.lax.stop_gradient(zp.max(-1))))
+    w = jnp.exp(z - top[..., None])
+    wp = jnp.exp(zp - wide(top)[..., None])
+    total = w.sum(-1) + back(wp.sum(-1))
+    out = _weigh(w.reshape(n, kv, r * t, -1), v, dtype)
+    outp = _weigh(wp.reshape(b, kv, g * r * t, p), past[1], dtype)
+    out = out.reshape(n, kv, r, t, d) + back(outp.reshape(b, kv, g, r, t, d))
+  out = (out / total[..., None]).astype(dtype)
+  return out.transpose(0, 3, 1, 2, 4).reshape(n, t, h, d)
+
+
+def _weigh(w, v, dtype):
+  return jnp.einsum(
+    "nkqs,nksd->nkqd",
+    w.astype(dtype),
+    v.astype(dtype),
+    preferred_element_type=jnp.float32,
+  )
+
+
+class Norm(nn.Module):
+  """RMSNorm or LayerNorm over the last axis, computed in f32."""
+
+  config: TransformerConfig
+  size: int
+  kind: str = ""
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    kind = self.kind or c.norm
+    dtype = x.dtype
+    offset = c.norm_offset
+    init = nn.initializers.constant(1.0 - offset)
+    scale = self.param(
+      "scale",
+      nn.with_logical_partitioning(init, (None,)),
+      (self.size,),
+      jnp.dtype(c.param_dtype),
+    )
+    x = x.astype(jnp.float32)
+    if kind == "layer":
+      x = x - x.mean(-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + c.norm_eps)
+    x = x * (offset + scale.astype(jnp.float32))
+    if kind == "layer":
+      zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
+      bias = self.param("bias", zeros, (self.size,), jnp.dtype(c.param_dtype))
+      x = x + bias.astype(jnp.float32)
+    return x.astype(dtype)
+
+
+class Linear(nn.Module):
+  """x @ kernel (+ bias), plus a low-rank adapter where one is given."""
+
+  config: TransformerConfig
+  features: int
+  axes: tuple[str | None, str | None]
+  bias: bool = False
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+    shape = (x.shape[-1], self.features)
+    kernel = self.param(
+      "kernel",
+      nn.with_logical_partitioning(fan_in, self.axes),
+      shape,
+      jnp.dtype(c.param_dtype),
+    )
+    y = x @ kernel.astype(x.dtype)
+    if self.has_variable("lora", "a"):
+      a = self.get_variable("lora", "a").astype(x.dtype)
+      b = self.get_variable("lora", "b").astype(x.dtype)
+      y = y + (x @ a) @ b * jnp.asarray(c.lora_scale, x.dtype)
+    if self.bias:
+      zeros = nn.initializers.zeros
+      bias = self.param(
+        "bias",
+        nn.with_logical_partitioning(zeros, self.axes[1:]),
+        (self.features,),
+        jnp.dtype(c.param_dtype),
+      )
+      y = y + bias.astype(y.dtype)
+    return y
+
+
+class Embed(nn.Module):
+  """Rows of a table: token embeddings, or learned positions."""
+
+  config: TransformerConfig
+  rows: int
+  axis: str | None = "vocab"
+
+  @nn.compact
+  def __call__(self, index):
+    c = self.config
+    init = nn.initializers.normal(c.width**-0.5)
+    table = self.param(
+      "embedding",
+      nn.with_logical_partitioning(init, (self.axis, "embed")),
+      (self.rows, c.width),
+      jnp.dtype(c.param_dtype),
+    )
+    return jnp.take(table, index, axis=0).astype(c.compute_dtype)
+
+
+class Attention(nn.Module):
+  """Grouped-query attention with an explicit cache."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(self, x, view: View, past, own):
+    c = self.config
+    n, t, _ = x.shape
+    heads = (
+      ("q", c.heads, "heads"),
+      ("k", c.kv_heads, "kv"),
+      ("v", c.kv_heads, "kv"),
+    )
+    q, k, v = (
+      Linear(c, count * c.head_dim, ("embed", axis), c.qkv_bias, name=name)(
+        x
+      ).reshape(n, t, count, c.head_dim)
+      for name, count, axis in heads
+    )
+    if c.qk_norm:
+      q = Norm(c, c.head_dim, "rms", name="q_norm")(q)
+      k = Norm(c, c.head_dim, "rms", name="k_norm")(k)
+    if view.cos is not None:
+      q, k = (rotate(z, view.cos, view.sin) for z in (q, k))
+    k, v = (z.transpose(0, 2, 1, 3) for z in (k, v))
+    if own is not None:
+      old_k, old_v, index = own
+      at = (0, 0, index, 0)
+      k = jax.lax.dynamic_update_slice(old_k, k.astype(old_k.dtype), at)
+      v = jax.lax.dynamic_update_slice(old_v, v.astype(old_v.dtype), at)
+    scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
+    y = attention(q, k, v, view, past, scale, c.attn_softcap)
+    y = y.reshape(n, t, c.heads * c.head_dim)
+    out = Linear(c, c.width, ("heads", "embed"), c.out_bias, name="o")
+    return out(y), (k, v)
+
+
+class Mlp(nn.Module):
+  """SwiGLU-type or plain feed-forward layer."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    act = {"silu": nn.silu, "gelu_tanh": nn.gelu}[c.activation]
+    axes = ("embed", "mlp")
+    up = Linear(c, c.mlp, axes, c.mlp_bias, name="up")(x)
+    if c.gated:
+      x = act(Linear(c, c.mlp, axes, c.mlp_bias, name="gate")(x)) * up
+    else:
+      x = act(up)
+    return Linear(c, c.width, ("mlp", "embed"), c.mlp_bias, name="down")(x)
+
+
+class Block(nn.Module):
+  """Pre-norm attention and feed-forward, with post-norms for Gemma."""
+
+  config: TransformerConfig
+  collect: bool = False
+
+  @nn.compact
+  def __call__(self, x, views, kind, past, own=None):
+    c = self.config
+    seen = views[0]
+    for i, other in enumerate(views[1:], 1):
+      seen = jax.tree.map(
+        lambda a, b, i=i: jnp.where(kind == i, b, a), seen, other
+      )
+    post = lambda name, y: Norm(c, c.width, name=name)(y)
+    y = Norm(c, c.width, name="attn_norm")(x)
+    y, kv = Attention(c, name="attn")(y, seen, past, own)
+    x = x + (post("attn_post_norm", y) if c.post_norms else y)
+    y = Mlp(c, name="mlp")(Norm(c, c.width, name="mlp_norm")(x))
+    x = x + (post("mlp_post_norm", y) if c.post_norms else y)
+    return x, (kv if self.collect else None)
