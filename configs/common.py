@@ -1,0 +1,118 @@
+"""Fields shared by every config, with what each means; presets of models."""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def base() -> ml_collections.ConfigDict:
+  """Every field of a run at its default. Configs change what they need."""
+  c = ml_collections.ConfigDict()
+  c.algorithm = "grpo"  # a file of rlreward/algorithms or rlreward/methods
+  c.seed = 0
+  c.steps = 100  # outer steps; one step = one rollout and its updates
+
+  # The batch arithmetic is three numbers; everything else follows from them.
+  c.prompts_per_step = 32  # B
+  c.samples_per_prompt = 8  # G
+  c.microbatch = 0  # rows of one forward pass over all devices; 0 = all
+
+  c.updates_per_step = 1  # optimiser updates each rollout is cut into
+  c.epochs = 1  # passes over a rollout
+  c.truncation = "keep"  # rows cut at the limit: keep | mask | penalise
+  c.overlong_buffer = 0  # tokens of the slope below the limit (penalise)
+  c.filter_on = ""  # score component that dynamic sampling looks at
+  c.refill_rounds = 0  # extra rollouts to replace groups that do not vary
+  c.reference = "auto"  # auto: runs if the loss needs it | always: KL logged
+
+  c.model = model()
+  c.sampling = ml_collections.ConfigDict(
+    {
+      "max_new_tokens": 16,  # T
+      "temperature": 1.0,
+      "top_k": 0,  # training refuses truncated distributions
+      "top_p": 1.0,
+      "min_p": 0.0,
+      "min_new_tokens": 0,
+      "cache_dtype": "float32",
+    }
+  )
+  c.loss = ml_collections.ConfigDict(
+    {
+      "clip_low": config_dict.placeholder(float),  # None: the paper's value
+      "clip_high": config_dict.placeholder(float),
+      "dual_clip": config_dict.placeholder(float),  # bound for A < 0; None off
+      "kl_beta": 0.0,  # coefficient of the KL to the reference, per token
+      "kl": "forward",  # gradient of: forward (k3, GRPO's) | reverse
+      "entropy": 0.0,  # coefficient of the entropy bonus
+    }
+  )
+  c.optimizer = ml_collections.ConfigDict(
+    {
+      "learning_rate": 1e-6,
+      "schedule": "constant",  # constant | linear | cosine
+      "final_fraction": 0.1,  # rate at the end over the peak
+      "warmup_steps": 0,  # updates
+      "b1": 0.9,
+      "b2": 0.999,
+      "eps": 1e-8,
+      "weight_decay": 0.0,
+      "clip_norm": 1.0,  # global gradient norm; 0 = no clip
+    }
+  )
+  c.task = ml_collections.ConfigDict({"name": "arithmetic"})
+  c.mesh = ml_collections.ConfigDict(
+    {
+      "replica": 1,  # copies of everything
+      "fsdp": -1,  # parameters and batch split; -1 = the devices left over
+      "tensor": 1,  # heads, mlp and vocabulary split
+    }
+  )
+  c.eval = ml_collections.ConfigDict(
+    {
+      "every": 50,  # steps; 0 = only at the ends
+      "prompts": 256,
+      "temperature": 1.0,
+    }
+  )
+  c.log = ml_collections.ConfigDict(
+    {
+      "every": 1,  # steps between progress lines
+      "samples_every": 25,  # steps between samples/step_N.jsonl
+      "tensorboard": True,
+    }
+  )
+  c.checkpoint = ml_collections.ConfigDict(
+    {
+      "every": 50,  # steps; also at the end and on a signal to stop
+      "keep": 2,
+    }
+  )
+  c.start = config_dict.placeholder(ml_collections.ConfigDict)
+  return c
+
+
+def model() -> ml_collections.ConfigDict:
+  """The decoder: a checkpoint (`path`) or a shape to initialise."""
+  return ml_collections.ConfigDict(
+    {
+      "path": "",  # directory with config.json and *.safetensors
+      "vocab": 16,
+      "width": 64,
+      "layers": 2,
+      "heads": 4,
+      "kv_heads": 4,
+      "head_dim": 16,
+      "mlp": 192,
+      "norm_eps": 1e-5,
+      "rope_theta": 10000.0,
+      "qkv_bias": False,
+      "qk_norm": False,
+      "tied": False,
+      "dtype": "float32",
+      "param_dtype": "float32",
+      "remat": "none",  # none | dots | full
+      "lora_rank": 0,  # above 0: train an adapter, share the base
+      "lora_alpha": 16.0,
+      "lora_targets": ("q", "k", "v", "o", "gate", "up", "down"),
+    }
+  )

@@ -1,0 +1,72 @@
+"""GRPO: the baseline of a sample is the mean reward of its group.
+
+  A = (r - mean r) / (sd r + eps);  L = -min(rho A, clip(rho) A) + beta k3
+  averaged over the tokens of a response, then over responses.
+
+Reference: DeepSeekMath, arXiv 2402.03300. The k3 term's gradient is that of
+KL(reference || policy), as in the paper; `loss.kl="reverse"` gives the gradient
+of KL(policy || reference) instead. Groups of equal rewards give no gradient.
+"""
+
+from __future__ import annotations
+
+from rlreward import errors
+from rlreward.ops import advantage, kl, policy
+from rlreward.steps import online
+from rlreward.types import Method, Task
+
+KL = {"forward": kl.forward_kl_surrogate, "reverse": kl.reverse_kl_surrogate}
+
+
+def make(config, task: Task) -> Method:
+  """GRPO as `config.loss` describes it."""
+  need_group(config)
+  c = config.loss
+  loss = policy.clipped(*clip(c, 0.2, 0.2), c.dual_clip)
+  return online.make(
+    config,
+    task,
+    loss=regularised(loss, c),
+    advantage=advantage.group_advantage,
+    aggregate="seq_mean_token_mean",
+  )
+
+
+def clip(c, low: float, high: float) -> tuple[float, float]:
+  """Clip range of a config, or the paper's where the config leaves it open."""
+  return (
+    low if c.clip_low is None else c.clip_low,
+    high if c.clip_high is None else c.clip_high,
+  )
+
+
+def regularised(loss: policy.Loss, c) -> policy.Loss:
+  """Adds the KL and entropy terms that the config gives a coefficient."""
+  if c.kl_beta < 0:
+    raise errors.UserError(
+      f"loss.kl_beta={c.kl_beta}",
+      "a negative coefficient drives the policy away from its reference",
+      "set loss.kl_beta to 0 (off) or a positive number, e.g. 0.04",
+    )
+  if c.kl_beta and c.kl not in KL:
+    raise errors.UserError(
+      f"loss.kl={c.kl!r} is unknown",
+      "the surrogate decides which KL the gradient lowers",
+      f"set loss.kl to one of {', '.join(KL)}",
+    )
+  terms = []
+  if c.kl_beta:
+    terms.append(policy.kl_penalty(KL[c.kl], kl.k3, c.kl_beta))
+  if c.entropy:
+    terms.append(policy.entropy_bonus(c.entropy))
+  return policy.add(loss, *terms) if terms else loss
+
+
+def need_group(config) -> None:
+  """Group baselines need at least two samples of a prompt."""
+  if config.samples_per_prompt < 2:
+    raise errors.UserError(
+      f"samples_per_prompt={config.samples_per_prompt} with {config.algorithm}",
+      "a group of one has no spread, so every advantage would be zero",
+      "set samples_per_prompt=2 or more, or use algorithm=reinforce",
+    )

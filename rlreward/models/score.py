@@ -1,0 +1,80 @@
+"""Log-probs of completions, with each prompt computed once per group."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from rlreward.models import transformer
+from rlreward.ops import logprob
+
+Array = jax.Array
+
+
+def completion_hidden(
+  model: transformer.Model,
+  variables,
+  tokens: Array,
+  attend: Array,
+  prompt_length: int,
+  share: int = 1,
+) -> Array:
+  """Hidden states that predict the completion tokens.
+
+  Args:
+    model: the decoder.
+    variables: its variables.
+    tokens: i32[N, P + T].
+    attend: bool[N, P + T].
+    prompt_length: P.
+    share: rows in succession that have the same prompt slots; it divides N.
+
+  Returns:
+    [N, T, D]; entry t predicts tokens[:, P + t].
+  """
+  n, p = tokens.shape[0], prompt_length
+  first = lambda x: x.reshape(n // share, share, -1)[:, 0, :p]
+  hidden, prefix = model.prefill(variables, first(tokens), first(attend))
+  last = jnp.repeat(hidden[:, -1:], share, 0)
+  if tokens.shape[1] == p + 1:
+    return last
+  own = model.extend(variables, tokens[:, p:-1], attend[:, p:-1], prefix)
+  return jnp.concatenate([last, own], 1)
+
+
+def completion_logprob(
+  model: transformer.Model,
+  variables,
+  tokens: Array,
+  attend: Array,
+  prompt_length: int,
+  share: int = 1,
+  temperature: float | Array = 1.0,
+  entropy: bool = False,
+) -> tuple[Array, Array | None]:
+  """log p(tokens[:, P + t] | what precedes) at a temperature.
+
+  Args:
+    model: the decoder.
+    variables: its variables.
+    tokens: i32[N, P + T].
+    attend: bool[N, P + T].
+    prompt_length: P.
+    share: rows in succession that have the same prompt.
+    temperature: logits are divided by it.
+    entropy: also return the entropy of each distribution, nats.
+
+  Returns:
+    (f32[N, T], f32[N, T] or None). Slots that are not attended hold numbers
+    without meaning: mask them.
+  """
+  x = completion_hidden(model, variables, tokens, attend, prompt_length, share)
+  return logprob.token_logprob(
+    x,
+    model.head(variables),
+    tokens[:, prompt_length:],
+    temperature=temperature,
+    softcap=model.config.final_softcap,
+    chunk=None,
+    entropy=entropy,
+  )

@@ -1,0 +1,104 @@
+"""How N = B * G rows are cut into updates and microbatches, and put back.
+
+Cuts are strided over prompts, so that each data shard of the mesh keeps a part
+of every piece and no row moves between devices.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+
+from rlreward import errors
+
+Array = jax.Array
+
+
+class Plan(NamedTuple):
+  """N rows as `pieces` equal pieces; rows of one prompt stay in succession.
+
+  Attributes:
+    prompts: B.
+    group: G.
+    prompt_cuts: pieces along prompts.
+    group_cuts: pieces along the samples of a prompt.
+  """
+
+  prompts: int
+  group: int
+  prompt_cuts: int = 1
+  group_cuts: int = 1
+
+  @property
+  def pieces(self) -> int:
+    """Number of pieces."""
+    return self.prompt_cuts * self.group_cuts
+
+  @property
+  def share(self) -> int:
+    """Rows in succession with the same prompt inside a piece."""
+    return self.group // self.group_cuts
+
+  @property
+  def rows(self) -> int:
+    """Rows of a piece."""
+    return self.prompts * self.group // self.pieces
+
+  def split(self, x: Array) -> Array:
+    """[N, ...] -> [pieces, rows, ...]."""
+    tail = x.shape[1:]
+    b, g = self.prompts // self.prompt_cuts, self.share
+    x = x.reshape(b, self.prompt_cuts, self.group_cuts, g, *tail)
+    x = x.transpose(1, 2, 0, 3, *range(4, x.ndim))
+    return x.reshape(self.pieces, b * g, *tail)
+
+  def join(self, x: Array) -> Array:
+    """The inverse of `split`."""
+    tail = x.shape[2:]
+    b, g = self.prompts // self.prompt_cuts, self.share
+    x = x.reshape(self.prompt_cuts, self.group_cuts, b, g, *tail)
+    x = x.transpose(2, 0, 1, 3, *range(4, x.ndim))
+    return x.reshape(self.prompts * self.group, *tail)
+
+
+def plan(prompts: int, group: int, microbatch: int, shards: int = 1) -> Plan:
+  """Cuts B * G rows into pieces of `microbatch` rows.
+
+  Whole groups are kept together where they fit, since rows of a piece that
+  share a prompt compute it once.
+
+  Args:
+    prompts: B, of one update.
+    group: G.
+    microbatch: rows of a piece over all devices; 0 for one piece.
+    shards: data shards of the mesh; each gets whole prompts of every piece.
+
+  Raises:
+    UserError: no such cut exists; proposes the nearest that does.
+  """
+  total = prompts * group
+  if prompts % shards:
+    near = max(shards, prompts - prompts % shards)
+    raise errors.UserError(
+      f"{prompts} prompts per update on {shards} data shards",
+      "each shard takes whole prompts, so that a group stays together",
+      f"set prompts_per_step to a multiple of {shards}, e.g. {near}",
+    )
+  legal = {
+    (prompts // i) * (group // j): Plan(prompts, group, i, j)
+    for j in range(group, 0, -1)
+    if group % j == 0
+    for i in range(1, prompts + 1)
+    if prompts % i == 0 and (prompts // i) % shards == 0
+  }
+  rows = microbatch or total
+  if rows not in legal:
+    near = min(legal, key=lambda r: (abs(r - rows), r))
+    raise errors.UserError(
+      f"microbatch={microbatch} does not cut {prompts} prompts x {group}"
+      f" = {total} rows on {shards} data shards",
+      "pieces must be equal and hold whole prompts of every shard",
+      f"set microbatch={near} (legal: {sorted(legal)}), or 0 for one piece",
+    )
+  return legal[rows]

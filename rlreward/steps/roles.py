@@ -1,0 +1,124 @@
+"""Policy and reference as parameter trees of one decoder.
+
+Fully trained: params {"policy": {"params"}}, frozen {"reference": {"params"}}.
+With an adapter: params {"policy": {"lora"}}, frozen {"base": {"params"},
+"reference": {"lora"}}; the reference is the adapter at the start, the base is
+shared and there is one copy of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlreward.models import lora, transformer
+from rlreward.models.config import TransformerConfig
+
+Tree = Any
+
+
+class Policy(NamedTuple):
+  """A trained decoder and how its roles are laid out in a State.
+
+  Attributes:
+    model: the decoder.
+    init: (key, variables or None) -> (params, frozen) without a reference.
+    variables: (params, frozen) -> what the decoder's functions take.
+    snapshot: params -> the reference role, copied so that donation is safe.
+    reference: frozen -> variables of the reference.
+    axes: logical axis names, matched to parameters by path suffix.
+  """
+
+  model: transformer.Model
+  init: Callable[..., tuple[dict, dict]]
+  variables: Callable[[Mapping, Mapping], Tree]
+  snapshot: Callable[[Mapping], Tree]
+  reference: Callable[[Mapping], Tree]
+  axes: Tree
+
+
+def model_config(c) -> TransformerConfig:
+  """The decoder that a config's `model` section describes.
+
+  Args:
+    c: section with the fields of TransformerConfig, or with `path`: then the
+      shape is the checkpoint's and only dtype, param_dtype and remat are ours.
+  """
+  if c.path:
+    from rlreward.models import pretrained
+
+    shape = pretrained.read_config(c.path)
+    base = {"dtype": c.dtype, "param_dtype": c.param_dtype, "remat": c.remat}
+  else:
+    names = TransformerConfig.__dataclass_fields__
+    base = {k: v for k, v in c.items() if k in names}
+    for name in ("layer_kinds", "rope_scaling"):
+      if base.get(name) is not None:
+        base[name] = tuple(base[name])
+    shape = None
+  if c.lora_rank:
+    base["lora_scale"] = c.lora_alpha / c.lora_rank
+  return shape.replace(**base) if shape else TransformerConfig(**base)
+
+
+def policy(c) -> Policy:
+  """The policy of a config's `model` section; nothing is allocated.
+
+  Args:
+    c: see `model_config`; `lora_rank` above 0 trains an adapter alone.
+  """
+  model = transformer.build(model_config(c))
+  axes = transformer.logical_axes(model.config)
+  if not c.lora_rank:
+    return _whole(model, axes)
+  return _adapter(model, axes, c.lora_rank, tuple(c.lora_targets))
+
+
+def _whole(model, axes) -> Policy:
+  def init(key, variables=None):
+    tree = model.init(key) if variables is None else variables
+    return {"policy": {"params": tree["params"]}}, {}
+
+  return Policy(
+    model=model,
+    init=init,
+    variables=lambda params, frozen: params["policy"],
+    snapshot=lambda params: jax.tree.map(jnp.copy, params["policy"]),
+    reference=lambda frozen: frozen["reference"],
+    axes=axes["params"],
+  )
+
+
+def _adapter(model, axes, rank, targets) -> Policy:
+  def init(key, variables=None):
+    tree = model.init(key) if variables is None else variables
+    adapter = tree.get("lora")
+    if adapter is None:
+      start = jax.random.fold_in(key, 1)
+      adapter = lora.init(start, tree["params"], rank, targets)
+    base = {"base": {"params": tree["params"]}}
+    return {"policy": {"lora": adapter}}, base
+
+  shapes = jax.eval_shape(
+    lambda k: init(k)[0]["policy"]["lora"], jax.random.key(0)
+  )
+  adapter_axes = lora.logical_axes(shapes, axes["params"])
+  return Policy(
+    model=model,
+    init=init,
+    variables=lambda params, frozen: {**frozen["base"], **params["policy"]},
+    snapshot=lambda params: jax.tree.map(jnp.copy, params["policy"]),
+    reference=lambda frozen: {**frozen["base"], **frozen["reference"]},
+    axes={**axes["params"], "layers": _join(axes["params"], adapter_axes)},
+  )
+
+
+def _join(base, adapter):
+  out = {k: dict(v) for k, v in base["layers"].items()}
+  for part, names in adapter["layers"].items():
+    for name, leaf in names.items():
+      out[part][name] = {**out[part][name], **leaf}
+  return out
