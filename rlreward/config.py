@@ -248,15 +248,29 @@ def _execute(path: pathlib.Path) -> ModuleType:
   spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
   assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)
-  # Appended, not prepended: our files never hide the standard library's.
-  added = [str(path.parent.parent), str(PACKAGE.parent), str(PACKAGE)]
-  before = list(sys.path)
-  sys.path += [entry for entry in added if entry not in sys.path]
+  # The file's neighbours come first. In a wheel they lie inside the package,
+  # which comes last: its types.py must not hide the standard library's.
+  root, before = path.parent.parent, list(sys.path)
+  first = [] if root == PACKAGE else [str(root)]
+  _forget(path.parent)
+  sys.path[:] = [*first, *before, str(PACKAGE.parent), str(PACKAGE)]
   try:
     spec.loader.exec_module(module)
   finally:
     sys.path[:] = before
   return module
+
+
+def _forget(folder: pathlib.Path) -> None:
+  """Drops modules cached from another folder of the same name."""
+  package = sys.modules.get(folder.name)
+  # Only folders without __init__.py: those hold configs, not code.
+  if package is None or package.__spec__ is None or package.__spec__.origin:
+    return
+  if str(folder) != next(iter(package.__path__), None):
+    for name in list(sys.modules):
+      if name == folder.name or name.startswith(f"{folder.name}."):
+        del sys.modules[name]
 
 
 def _split(texts: Sequence[str]) -> dict[str, str]:

@@ -115,13 +115,17 @@ def describe(config: Any, source: str | pathlib.Path | None = None) -> str:
 
   Args:
     config: the config.
-    source: its file, read for trailing comments.
+    source: its file, read for trailing comments, after the `common.py` beside
+      it.
 
   Returns:
     A line per field: "name = value  # comment".
   """
-  comments = _comments(pathlib.Path(source).read_text()) if source else {}
-  lines = []
+  comments, lines = {}, []
+  if source:
+    for path in (pathlib.Path(source).parent / "common.py", source):
+      if pathlib.Path(path).is_file():
+        comments |= _comments(pathlib.Path(path).read_text())
   for name, value in flatten(config):
     comment = comments.get(name) or comments.get(name.rpartition(".")[2])
     lines.append(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
@@ -154,6 +158,8 @@ def _convert(name: str, default: Any, value: Any, kind: type) -> Any:
   """`value` with the type of `default`; text is parsed."""
   if kind is type(None):
     return _literal(value)
+  if default is None and value in (None, "None"):
+    return None
   if kind is str and isinstance(value, str):
     return value
   text = isinstance(value, str)
@@ -181,6 +187,8 @@ def _convert(name: str, default: Any, value: Any, kind: type) -> Any:
     if isinstance(default, ml_collections.ConfigDict):
       example, fields = "a section", ", ".join(sorted(default.keys()))
       fix = f"name one of its fields: {name}.{{{fields}}}"
+    elif default is None:
+      fix = f"give it as {kind.__name__}, or None"
     else:
       fix = f"give it as {kind.__name__}, e.g. {name}={default}"
     raise UserError(

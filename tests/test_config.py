@@ -64,6 +64,7 @@ def test_parse_arg_keeps_commas_in_brackets():
     ("betas=(0.8,0.9)", "betas", (0.8, 0.9)),
     ("betas=[1]", "betas", (1,)),
     ("seed=3", "seed", 3),
+    ("seed=None", "seed", None),
     ("note=hello", "note", "hello"),
     ("note=1e-3", "note", 1e-3),
     ("model.width=16", "model.width", 16),
@@ -143,6 +144,13 @@ def test_names_and_missing_files(path, monkeypatch):
   )
   config = config_lib.load("uses:big")
   assert (config.width, config.arg) == (5, "big")
+  # Another folder of the same name has its own neighbours.
+  other = folder.parent / "other" / "configs"
+  other.mkdir(parents=True)
+  (other / "common.py").write_text("WIDTH = 6\n")
+  (other / "uses.py").write_text((folder / "uses.py").read_text())
+  assert config_lib.load(str(other / "uses.py")).width == 6
+  assert config_lib.load("uses").width == 5
   (folder / "empty.py").write_text("")
   with pytest.raises(UserError, match="no get_config"):
     config_lib.load("empty")
