@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -24,12 +25,15 @@ class View(NamedTuple):
     sin: the same.
     own: bool[N, T, S], visible keys among the rows' own.
     past: bool[B, G or 1, T or 1, P], visible prompt keys, or None.
+    prompt: bool[B, P, P] when prompts and completions run together: then cos
+      and sin are [B, P + G * T, head_dim / 2]; None otherwise.
   """
 
   cos: Array | None
   sin: Array | None
   own: Array
-  past: Array | None
+  past: Array | None = None
+  prompt: Array | None = None
 
 
 def inverse_frequencies(c: TransformerConfig, kind: str) -> np.ndarray:
@@ -60,38 +64,40 @@ def inverse_frequencies(c: TransformerConfig, kind: str) -> np.ndarray:
   return (1 - smooth) * freq / factor + smooth * freq
 
 
-def view(c: TransformerConfig, kind: str, position, own, prefix) -> View:
-  """Masks and rotations for one kind of layer.
+def rotation(c: TransformerConfig, kind: str, position):
+  """cos and sin of the RoPE angles, f32[..., head_dim / 2], or (None, None)."""
+  if c.rope_theta is None:
+    return None, None
+  freq = jnp.asarray(inverse_frequencies(c, kind), jnp.float32)
+  angle = position[..., None].astype(jnp.float32) * freq
+  return jnp.cos(angle), jnp.sin(angle)
 
-  A key is visible when it is real, not later than the query, and, in a local
-  layer, fewer than `window` positions away.
+
+def causal(c: TransformerConfig, kind: str, position, attend, key_position):
+  """bool[N, T, S]: real keys not after the query and inside the window."""
+  gap = position[:, :, None] - key_position[:, None, :]
+  mask = attend[:, None, :] & (gap >= 0)
+  if kind == "local" and c.window:
+    mask &= gap < c.window
+  return mask
+
+
+def past_mask(c: TransformerConfig, kind: str, position, attend, key_position):
+  """bool[B, G or 1, T or 1, P]: prompt keys that completions may see.
 
   Args:
     c: the decoder's shape.
     kind: "global" or "local".
-    position: i32[N, T], positions of the queries.
-    own: (attend bool[N, S], position i32[N, S]) of the rows' own keys.
-    prefix: a Prefix of B prompts, or None.
+    position: i32[N, T] of the completions, N = B * G.
+    attend: bool[B, P] of the prompts.
+    key_position: i32[B, P].
   """
-  cos = sin = None
-  if c.rope_theta is not None:
-    freq = jnp.asarray(inverse_frequencies(c, kind), jnp.float32)
-    angle = position[..., None].astype(jnp.float32) * freq
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-  attend, key_position = own
-  gap = position[:, :, None] - key_position[:, None, :]
-  mask = attend[:, None, :] & (gap >= 0)
-  window = c.window if kind == "local" else None
-  if window:
-    mask &= gap < window
-  past = None
-  if prefix is not None:
-    b, p = prefix.attend.shape
-    past = prefix.attend[:, None, None, :]
-    if window:
-      q = position.reshape(b, -1, position.shape[1], 1)
-      past &= q - prefix.position.reshape(b, 1, 1, p) < window
-  return View(cos, sin, mask, past)
+  b, p = attend.shape
+  past = attend[:, None, None, :]
+  if kind == "local" and c.window:
+    q = position.reshape(b, -1, position.shape[1], 1)
+    past &= q - key_position.reshape(b, 1, 1, p) < c.window
+  return past
 
 
 def rotate(x, cos, sin):
@@ -102,15 +108,16 @@ def rotate(x, cos, sin):
   return out.astype(x.dtype)
 
 
-def attention(q, k, v, view: View, past, scale: float, softcap: float | None):
+def attention(q, k, v, mask, past, scale: float, softcap: float | None):
   """Softmax attention over shared prompt keys and own keys at once.
 
   Args:
     q: [N, T, H, head_dim].
     k: [N, K, S, head_dim], own keys.
     v: the same, own values.
-    view: what is visible.
-    past: (k, v), each [B, K, P, head_dim], read by N / B rows each, or None.
+    mask: bool[N, T, S], visible own keys.
+    past: (k, v, mask) of B prompts, each read by N / B rows: k and v are
+      [B, K, P, head_dim], the mask bool[B, G or 1, T or 1, P]. Or None.
     scale: factor on the scores.
     softcap: c in c * tanh(score / c), or None.
 
@@ -134,7 +141,7 @@ def attention(q, k, v, view: View, past, scale: float, softcap: float | None):
 
   z = scores(q.reshape(n, kv, r * t, d), k)
   z = z.reshape(n, kv, r, t, -1)
-  z = jnp.where(view.own[:, None, None], z, _NEG)
+  z = jnp.where(mask[:, None, None], z, _NEG)
   top = jax.lax.stop_gradient(z.max(-1))  # [N, K, R, T]
   if past is None:
     w = jnp.exp(z - top[..., None])
@@ -149,7 +156,7 @@ def attention(q, k, v, view: View, past, scale: float, softcap: float | None):
     qp = wide(q)  # [B, K, G, R, T, d]
     zp = scores(qp.reshape(b, kv, g * r * t, d), past[0])
     zp = zp.reshape(b, kv, g, r, t, p)
-    zp = jnp.where(view.past[:, None, :, None], zp, _NEG)
+    zp = jnp.where(past[2][:, None, :, None], zp, _NEG)
     top = jnp.maximum(top, back(jax.lax.stop_gradient(zp.max(-1))))
     w = jnp.exp(z - top[..., None])
     wp = jnp.exp(zp - wide(top)[..., None])
@@ -283,17 +290,34 @@ class Attention(nn.Module):
       k = Norm(c, c.head_dim, "rms", name="k_norm")(k)
     if view.cos is not None:
       q, k = (rotate(z, view.cos, view.sin) for z in (q, k))
-    k, v = (z.transpose(0, 2, 1, 3) for z in (k, v))
-    if own is not None:
-      old_k, old_v, index = own
-      at = (0, 0, index, 0)
-      k = jax.lax.dynamic_update_slice(old_k, k.astype(old_k.dtype), at)
-      v = jax.lax.dynamic_update_slice(old_v, v.astype(old_v.dtype), at)
     scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-    y = attention(q, k, v, view, past, scale, c.attn_softcap)
+    attend = functools.partial(attention, scale=scale, softcap=c.attn_softcap)
+    if view.prompt is not None:
+      y = self._together(q, k, v, view, attend)
+    else:
+      k, v = (z.transpose(0, 2, 1, 3) for z in (k, v))
+      if own is not None:
+        old_k, old_v, index = own
+        at = (0, 0, index, 0)
+        k = jax.lax.dynamic_update_slice(old_k, k.astype(old_k.dtype), at)
+        v = jax.lax.dynamic_update_slice(old_v, v.astype(old_v.dtype), at)
+      past = None if past is None else (*past, view.past)
+      y = attend(q, k, v, view.own, past)
     y = y.reshape(n, t, c.heads * c.head_dim)
     out = Linear(c, c.width, ("heads", "embed"), c.out_bias, name="o")
     return out(y), (k, v)
+
+  def _together(self, q, k, v, view: View, attend):
+    """Prompts among themselves, completions on their prompt and themselves."""
+    b, p = view.prompt.shape[:2]
+    n, t = view.own.shape[:2]
+    turn = lambda z: z.transpose(0, 2, 1, 3)
+    rows = lambda z: z[:, p:].reshape(n, t, *z.shape[2:])
+    k_past, v_past = turn(k[:, :p]), turn(v[:, :p])
+    first = attend(q[:, :p], k_past, v_past, view.prompt, None)
+    past = (k_past, v_past, view.past)
+    rest = attend(rows(q), turn(rows(k)), turn(rows(v)), view.own, past)
+    return jnp.concatenate([first, rest.reshape(b, -1, *rest.shape[2:])], 1)
 
 
 class Mlp(nn.Module):
@@ -318,10 +342,10 @@ class Block(nn.Module):
   """Pre-norm attention and feed-forward, with post-norms for Gemma."""
 
   config: TransformerConfig
-  collect: bool = False
+  keep: bool = False
 
   @nn.compact
-  def __call__(self, x, views, kind, past, own=None):
+  def __call__(self, x, views, kind, past=None, own=None):
     c = self.config
     seen = views[0]
     for i, other in enumerate(views[1:], 1):
@@ -334,4 +358,4 @@ class Block(nn.Module):
     x = x + (post("attn_post_norm", y) if c.post_norms else y)
     y = Mlp(c, name="mlp")(Norm(c, c.width, name="mlp_norm")(x))
     x = x + (post("mlp_post_norm", y) if c.post_norms else y)
-    return x, (kv if self.collect else None)
+    return x, (kv if self.keep else None)

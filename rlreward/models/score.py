@@ -34,11 +34,14 @@ def completion_hidden(
   """
   n, p = tokens.shape[0], prompt_length
   first = lambda x: x.reshape(n // share, share, -1)[:, 0, :p]
-  hidden, prefix = model.prefill(variables, first(tokens), first(attend))
-  last = jnp.repeat(hidden[:, -1:], share, 0)
+  prompt, prompt_attend = first(tokens), first(attend)
   if tokens.shape[1] == p + 1:
-    return last
-  own = model.extend(variables, tokens[:, p:-1], attend[:, p:-1], prefix)
+    hidden = model.hidden(variables, prompt, prompt_attend)
+    return jnp.repeat(hidden[:, -1:], share, 0)
+  hidden, own = model.together(
+    variables, prompt, prompt_attend, tokens[:, p:-1], attend[:, p:-1]
+  )
+  last = jnp.repeat(hidden[:, -1:], share, 0)
   return jnp.concatenate([last, own], 1)
 
 

@@ -1,10 +1,11 @@
 """One Linen decoder for Llama, Qwen, Mistral, Gemma and GPT-2 shapes.
 
-Three calls share all of its code. `hidden` is the full causal pass. `prefill`
-is the same pass over prompts and keeps keys and values. `extend` runs
-completions on top of prompts that were prefilled once: row n of N reads the
-prompt keys of row n // (N / B), which are never copied. Training, scoring and
-sampling all use `extend`; a decode step is `extend` of one token with a cache.
+Its calls share one block. `hidden` is the full causal pass. `together` runs
+prompts and their completions as one packed pass, in which the G completions of
+a prompt read its keys and it is computed once: training and scoring use it.
+`prefill` keeps the keys of prompts and `decode` continues them with an explicit
+cache: the sampler uses those. In all of them row n of N = B * G belongs to
+prompt n // G, and prompt keys are never copied to the rows.
 """
 
 from __future__ import annotations
@@ -72,12 +73,14 @@ class Model(NamedTuple):
     hidden: (variables, tokens i32[N, L], attend bool[N, L]) -> [N, L, D].
     logits: the same -> f32[N, L, V].
     prefill: (variables, tokens i32[B, P], attend) -> ([B, P, D], Prefix).
-    extend: (variables, tokens i32[N, T], attend, Prefix) -> [N, T, D].
+    together: (variables, prompt i32[B, P], its attend, tokens i32[N, T], their
+      attend) -> ([B, P, D], [N, T, D]); each prompt is computed once.
     unstack: variables -> variables with a subtree for each layer, for `decode`.
     decode: (unstacked, tokens i32[N, T], attend, Prefix, Cache, index) ->
       ([N, T, D], Cache); writes slots index .. index + T.
     head: variables -> kernel [D, V].
     score: (variables, hidden [..., D]) -> f32[..., K] by the `score` head.
+    logical_axes: () -> the tree of `init` with tuples of logical axis names.
   """
 
   config: TransformerConfig
@@ -85,11 +88,12 @@ class Model(NamedTuple):
   hidden: Callable[..., Array]
   logits: Callable[..., Array]
   prefill: Callable[..., tuple[Array, Prefix]]
-  extend: Callable[..., Array]
+  together: Callable[..., tuple[Array, Array]]
   unstack: Callable[[Variables], Variables]
   decode: Callable[..., tuple[Array, Cache]]
   head: Callable[[Variables], Array]
   score: Callable[[Variables, Array], Array]
+  logical_axes: Callable[[], Any]
 
 
 class Decoder(nn.Module):
@@ -100,14 +104,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    tokens,
-    attend,
-    position,
-    prefix=None,
-    cache=None,
-    index=None,
-    collect=False,
+    self, tokens, position, views, past=None, cache=None, index=None, keep=False
   ):
     c = self.config
     x = layers.Embed(c, c.vocab, name="embed")(tokens)
@@ -117,23 +114,11 @@ class Decoder(nn.Module):
       table = layers.Embed(c, c.learned_positions, None, name="positions")
       x = x + table(jnp.minimum(position, c.learned_positions - 1))
     x = mesh_lib.constrain(x, mesh_lib.DATA)
-    if cache is None:
-      own = (attend, position)
-    else:
-      put = lambda old, new: jax.lax.dynamic_update_slice(
-        old, new.astype(old.dtype), (0, index)
-      )
-      own = (put(cache.attend, attend), put(cache.position, position))
-    views = {
-      kind: layers.view(c, kind, position, own, prefix)
-      for kind in sorted(set(c.layer_kinds))
-    }
     if self.stacked:
-      x, kv = self._scan(x, views, prefix, collect)
+      x, kv = self._scan(x, views, keep)
     else:
-      x, kv = self._loop(x, views, prefix, cache, index)
-    x = layers.Norm(c, c.width, name="final_norm")(x)
-    return x, kv, own
+      x, kv = self._loop(x, views, past, cache, index)
+    return layers.Norm(c, c.width, name="final_norm")(x), kv
 
   def _block(self):
     if self.config.remat == "none":
@@ -144,7 +129,7 @@ class Decoder(nn.Module):
     }[self.config.remat]
     return nn.remat(layers.Block, policy=policy, prevent_cse=not self.stacked)
 
-  def _scan(self, x, views, prefix, collect):
+  def _scan(self, x, views, keep):
     c = self.config
     kinds = sorted(views)
     kind = jnp.asarray([kinds.index(k) for k in c.layer_kinds])
@@ -152,21 +137,20 @@ class Decoder(nn.Module):
       self._block(),
       variable_axes={"params": 0, "lora": 0},
       split_rngs={"params": True},
-      in_axes=(nn.broadcast, 0, nn.broadcast if prefix is None else 0),
+      in_axes=(nn.broadcast, 0),
       length=c.layers,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    past = None if prefix is None else (prefix.k, prefix.v)
-    block = scan(c, collect=collect, name="layers")
-    return block(x, tuple(views[k] for k in kinds), kind, past)
+    block = scan(c, keep=keep, name="layers")
+    return block(x, tuple(views[k] for k in kinds), kind)
 
-  def _loop(self, x, views, prefix, cache, index):
+  def _loop(self, x, views, past, cache, index):
     keys, values = [], []
     for i, kind in enumerate(self.config.layer_kinds):
-      block = self._block()(self.config, collect=True, name=f"layers_{i}")
-      past = None if prefix is None else (prefix.k[i], prefix.v[i])
+      block = self._block()(self.config, keep=True, name=f"layers_{i}")
+      shared = None if past is None else (past.k[i], past.v[i])
       own = None if cache is None else (cache.k[i], cache.v[i], index)
-      x, (k, v) = block(x, (views[kind],), None, past, own)
+      x, (k, v) = block(x, (views[kind],), None, shared, own)
       keys.append(k)
       values.append(v)
     return x, (tuple(keys), tuple(values))
@@ -201,7 +185,7 @@ def build(config: TransformerConfig) -> Model:
   def boxed(key):
     trunk, head, score = jax.random.split(key, 3)
     row = jnp.zeros((1, 1), jnp.int32)
-    tree = stacked.init(trunk, row, row == 0, row)["params"]
+    tree = stacked.init(trunk, row, row, causal_views(row, row == 0))["params"]
     dtype = jnp.dtype(config.param_dtype)
     normal = nn.initializers.normal(config.width**-0.5)
     extra = {}
@@ -217,8 +201,21 @@ def build(config: TransformerConfig) -> Model:
   def init(key):
     return nn.meta.unbox(boxed(key))
 
+  def views(make):
+    return {kind: make(kind) for kind in sorted(set(config.layer_kinds))}
+
+  def causal_views(position, attend):
+    return views(
+      lambda kind: layers.View(
+        *layers.rotation(config, kind, position),
+        layers.causal(config, kind, position, attend, position),
+      )
+    )
+
   def hidden(variables, tokens, attend):
-    return stacked.apply(variables, tokens, attend, positions(attend))[0]
+    position = positions(attend)
+    see = causal_views(position, attend)
+    return stacked.apply(variables, tokens, position, see)[0]
 
   def head(variables):
     params = variables["params"]
@@ -232,22 +229,51 @@ def build(config: TransformerConfig) -> Model:
 
   def prefill(variables, tokens, attend):
     position = positions(attend)
-    unstacked = "layers" not in variables["params"]
-    module = flat if unstacked else stacked
-    x, (k, v), _ = module.apply(
-      variables, tokens, attend, position, collect=True
-    )
+    see = causal_views(position, attend)
+    module = stacked if "layers" in variables["params"] else flat
+    x, (k, v) = module.apply(variables, tokens, position, see, keep=True)
     return x, Prefix(k, v, attend, position)
 
-  def extend(variables, tokens, attend, prefix):
-    position = _after(prefix, positions(attend))
-    return stacked.apply(variables, tokens, attend, position, prefix)[0]
+  def together(variables, prompt, prompt_attend, tokens, attend):
+    b, p = prompt.shape
+    before = positions(prompt_attend)
+    length = jnp.sum(prompt_attend, -1, dtype=jnp.int32)
+    after = (
+      positions(attend) + jnp.repeat(length, tokens.shape[0] // b)[:, None]
+    )
+    pack = lambda x, y: jnp.concatenate([x, y.reshape(b, -1)], 1)
+    position = pack(before, after)
+    see = views(
+      lambda kind: layers.View(
+        *layers.rotation(config, kind, position),
+        layers.causal(config, kind, after, attend, after),
+        layers.past_mask(config, kind, after, prompt_attend, before),
+        layers.causal(config, kind, before, prompt_attend, before),
+      )
+    )
+    x, _ = stacked.apply(variables, pack(prompt, tokens), position, see)
+    return x[:, :p], x[:, p:].reshape(*tokens.shape, -1)
 
   def decode(variables, tokens, attend, prefix, cache, index):
     before = jnp.sum(cache.attend, -1, keepdims=True, dtype=jnp.int32)
-    position = _after(prefix, before + positions(attend))
-    x, (k, v), own = flat.apply(
-      variables, tokens, attend, position, prefix, cache, index
+    g = tokens.shape[0] // prefix.attend.shape[0]
+    before += jnp.repeat(prefix.length, g)[:, None]
+    position = before + positions(attend)
+    put = lambda old, new: jax.lax.dynamic_update_slice(
+      old, new.astype(old.dtype), (0, index)
+    )
+    own = (put(cache.attend, attend), put(cache.position, position))
+    see = views(
+      lambda kind: layers.View(
+        *layers.rotation(config, kind, position),
+        layers.causal(config, kind, position, *own),
+        layers.past_mask(
+          config, kind, position, prefix.attend, prefix.position
+        ),
+      )
+    )
+    x, (k, v) = flat.apply(
+      variables, tokens, position, see, prefix, cache, index
     )
     return x, Cache(k, v, *own)
 
@@ -258,8 +284,24 @@ def build(config: TransformerConfig) -> Model:
     kernel = variables["params"]["score"]["kernel"]
     return (x @ kernel.astype(x.dtype)).astype(jnp.float32)
 
+  def logical_axes():
+    shapes = jax.eval_shape(boxed, jax.random.key(0))
+    specs = nn.get_partition_spec(shapes)
+    leaf = lambda x: not isinstance(x, dict)
+    return jax.tree.map(tuple, specs, is_leaf=leaf)
+
   return Model(
-    config, init, hidden, logits, prefill, extend, unstack, decode, head, score
+    config=config,
+    init=init,
+    hidden=hidden,
+    logits=logits,
+    prefill=prefill,
+    together=together,
+    unstack=unstack,
+    decode=decode,
+    head=head,
+    score=score,
+    logical_axes=logical_axes,
   )
 
 
@@ -274,27 +316,6 @@ def logits_of(config: TransformerConfig, x: Array, kernel: Array) -> Array:
   z = jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
   cap = config.final_softcap
   return z if cap is None else cap * jnp.tanh(z / cap)
-
-
-def logical_axes(config: TransformerConfig) -> dict[str, Any]:
-  """Logical axis names of every parameter, in the tree of `init`."""
-  stacked = Decoder(config, stacked=True)
-  row = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  mask = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
-  shapes = jax.eval_shape(stacked.init, jax.random.key(0), row, mask, row)
-  specs = nn.get_partition_spec(shapes)["params"]
-  axes = jax.tree.map(tuple, specs, is_leaf=lambda x: not isinstance(x, dict))
-  if not config.tied:
-    axes["head"] = {"kernel": ("embed", "vocab")}
-  if config.outputs:
-    axes["score"] = {"kernel": ("embed", None)}
-  return {"params": axes}
-
-
-def _after(prefix: Prefix, own: Array) -> Array:
-  """Positions of own tokens that come after their prompts."""
-  n, b = own.shape[0], prefix.attend.shape[0]
-  return own + jnp.repeat(prefix.length, n // b)[:, None]
 
 
 def _unstack(tree):

@@ -71,7 +71,7 @@ def policy(c) -> Policy:
     c: see `model_config`; `lora_rank` above 0 trains an adapter alone.
   """
   model = transformer.build(model_config(c))
-  axes = transformer.logical_axes(model.config)
+  axes = model.logical_axes()
   if not c.lora_rank:
     return _whole(model, axes)
   return _adapter(model, axes, c.lora_rank, tuple(c.lora_targets))
