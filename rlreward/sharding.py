@@ -18,10 +18,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rlreward.errors import UserError
+from rlreward.ops.mesh import DATA
 
 AXES = ("replica", "fsdp", "tensor")
-# The mesh axes that a batch is spread over.
-DATA = ("replica", "fsdp")
 
 Rules = Sequence[tuple[str, Any]]
 TRAIN_RULES: Rules = (
@@ -260,27 +259,6 @@ def process_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
       sharding, np.asarray(array)
     )
   return out
-
-
-def constrain(x: jax.Array, *axes: Any) -> jax.Array:
-  """`with_sharding_constraint` under the current mesh; nothing without one.
-
-  Args:
-    x: an array inside jit.
-    axes: a mesh axis, a tuple of them or None per array axis; axes that do not
-      divide are left to the compiler.
-
-  Returns:
-    x, constrained.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return x
-  spec = [
-    a if a is None or size % _size(a, mesh.shape) == 0 else None
-    for a, size in zip(axes, x.shape, strict=False)
-  ]
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
 def _is_number(dtype: Any) -> bool:

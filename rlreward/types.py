@@ -1,4 +1,4 @@
-"""The vocabulary of the package: plain records, no behaviour, no imports of ours.
+"""The vocabulary of the package: plain records that import nothing of ours.
 
 Shape letters used everywhere: B prompts, G samples per prompt, N = B * G rows
 (prompt-major: row n belongs to prompt n // G), P prompt slots, T completion
@@ -165,12 +165,16 @@ class Task(NamedTuple):
     gold: (Rollout, batch) -> Score, what is wanted; None where unknown.
     spec: plain facts: vocab_size, prompt_length, stop_ids, pad_id, on_device
       (True when `reward` is jittable), tokenizer (or None).
+    demonstrations: (split, batch_size, seed) -> iterator like that of
+      `batches`, of `tokens` i32[B, L], `attend` and `loss` bool[B, L]; None
+      where the task has none.
   """
 
   batches: Callable[..., Iterator[Mapping[str, Any]]]
   reward: Callable[..., Score]
   gold: Callable[..., Score] | None
   spec: Mapping[str, Any]
+  demonstrations: Callable[..., Iterator[Mapping[str, Any]]] | None = None
 
 
 class Arm(NamedTuple):

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from rlreward import sharding
 from rlreward.errors import UserError
+from rlreward.ops import mesh as hints
 from rlreward.types import State
 
 AXES = {
@@ -88,8 +89,8 @@ def on_eight_devices() -> dict[str, Any]:
 
   @jax.jit
   def step(x):
-    return sharding.constrain(x, sharding.DATA, "tensor"), sharding.constrain(
-      x[:, :1], sharding.DATA, "tensor"
+    return hints.constrain(x, hints.DATA, "tensor"), hints.constrain(
+      x[:, :1], hints.DATA, "tensor"
     )
 
   with jax.set_mesh(mesh):
@@ -209,7 +210,7 @@ def test_one_device_is_no_other_path():
   assert spec == PartitionSpec(None, "fsdp", "tensor")
   assert not sharding.check(tree(), AXES, sharding.TRAIN_RULES, mesh)
   x = jnp.ones((2, 2))
-  assert sharding.constrain(x, sharding.DATA) is x
+  assert hints.constrain(x, hints.DATA) is x
 
 
 def test_rules_are_checked_before_anything_compiles():

@@ -252,13 +252,14 @@ def token_logprob(
   if chunk is None:
     chunk = max(1, _CHUNK_ELEMENTS // kernel_DxV.shape[1])
   _check_positive("chunk", chunk)
+  n, t = targets_NxT.shape
   return _fused(
     hidden_NxTxD,
     kernel_DxV,
     targets_NxT,
     lax.stop_gradient(jnp.asarray(temperature, jnp.result_type(float))),
     softcap,
-    _plan(*targets_NxT.shape, chunk),
+    _plan(n, t, chunk),
     entropy,
   )
 

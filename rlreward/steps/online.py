@@ -8,8 +8,7 @@ and the update share the same forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,14 @@ from rlreward.ops import advantage as advantage_lib
 from rlreward.ops import kl as kl_lib
 from rlreward.ops import masked, policy
 from rlreward.sampling import decode
-from rlreward.steps import batching, optimizer, roles
+from rlreward.steps import (
+  accumulate,
+  batching,
+  checks,
+  evaluate,
+  optimizer,
+  roles,
+)
 from rlreward.types import (
   LENGTH,
   Method,
@@ -35,25 +41,6 @@ from rlreward.types import (
 
 Array = jax.Array
 Advantage = Callable[[Array, Array], Array]
-TRUNCATION = ("keep", "mask", "penalise")
-
-
-def sampling_spec(config, task: Task, group: int, **changes) -> decode.Spec:
-  """The sampler's spec from a config's `sampling` section and the task."""
-  s = config.sampling
-  fields = {
-    "max_new_tokens": s.max_new_tokens,
-    "samples_per_prompt": group,
-    "temperature": s.temperature,
-    "top_k": s.top_k,
-    "top_p": s.top_p,
-    "min_p": s.min_p,
-    "min_new_tokens": s.min_new_tokens,
-    "stop_ids": tuple(task.spec["stop_ids"]),
-    "pad_id": task.spec["pad_id"],
-    "cache_dtype": s.cache_dtype,
-  }
-  return decode.Spec(**{**fields, **changes})
 
 
 def make(
@@ -85,11 +72,11 @@ def make(
   Raises:
     UserError: a config that cannot train, before anything compiles.
   """
-  check(config, task)
   b, g = config.prompts_per_step, config.samples_per_prompt
   t = config.sampling.max_new_tokens
   updates = config.updates_per_step
-  spec = sampling_spec(config, task, g)
+  spec = evaluate.sampling_spec(config, task, g)
+  checks.online(config, task, spec)
   actor = roles.policy(config.model)
   model = actor.model
   opt = optimizer.make(config.optimizer, config.steps * updates * config.epochs)
@@ -132,7 +119,7 @@ def make(
   def reference_logp(state, rollout, inner):
     variables = actor.reference(state.frozen)
     run = lambda rows: logprobs(variables, rows, inner.share)[0]
-    return jax.lax.stop_gradient(_pieces(inner, run, rollout))
+    return jax.lax.stop_gradient(accumulate.pieces(inner, run, rollout))
 
   def credit(state, rollout, score):
     """Rewards to advantages and the mask of what is trained on."""
@@ -157,7 +144,7 @@ def make(
 
   def one_update(params, opt_state, frozen, rows, inner):
     """Gradient over the pieces of one update; one division at the end."""
-    rollout, adv, mask, old, extras = rows
+    mask = rows[2]
     weight = masked.weight(mask, aggregate, t)
 
     def piece_loss(params, piece):
@@ -169,42 +156,20 @@ def make(
       wide = jnp.broadcast_to(adv[:, None], mask.shape)
       loss_NxT, metrics = loss.terms(logp, old, wide, mask, extras)
       total, _ = masked.reduce(loss_NxT, mask, aggregate, t)
-      gap = jnp.abs(logp - rollout.logp[:, -t:])
+      gap = jax.lax.stop_gradient(jnp.abs(logp - rollout.logp[:, -t:]))
       metrics = {**metrics, "logprob_abs_diff": gap}
       sums = {k: masked.masked_sum(v, mask) for k, v in metrics.items()}
-      worst = jnp.max(masked.clean(jax.lax.stop_gradient(gap), mask))
-      return total / jnp.maximum(weight, 1), (sums, worst)
+      peak = {"logprob_abs_diff_max": jnp.max(masked.clean(gap, mask))}
+      return total / jnp.maximum(weight, 1), (sums, peak)
 
-    grad = jax.value_and_grad(piece_loss, has_aux=True)
-    if inner.pieces == 1:
-      (value, (sums, worst)), grads = grad(params, rows)
-    else:
-
-      def body(carry, piece):
-        new = grad(params, piece)
-        (value, (sums, worst)), grads = new
-        old_value, old_sums, old_worst, old_grads = carry
-        add = lambda a, b: jax.tree.map(jnp.add, a, b)
-        return (
-          old_value + value,
-          add(old_sums, sums),
-          jnp.maximum(old_worst, worst),
-          add(old_grads, grads),
-        ), None
-
-      cut = _cut(inner, rows)
-      shapes = jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], cut))
-      zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-      (value, (sums, worst)), grads = zeros
-      carry = (value, sums, worst, grads)
-      (value, sums, worst, grads), _ = jax.lax.scan(body, carry, cut)
+    value, sums, peaks, grads = accumulate.gradient(
+      piece_loss, params, rows, inner
+    )
     change, opt_state = opt.update(grads, opt_state, params)
     params = optax.apply_updates(params, change)
     count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
     metrics = {_NAMES.get(k, k): v / count for k, v in sums.items()}
-    metrics["loss"] = value
-    metrics["grad_norm"] = optax.global_norm(grads)
-    metrics["logprob_abs_diff_max"] = worst
+    metrics.update(peaks, loss=value, grad_norm=optax.global_norm(grads))
     return params, opt_state, metrics
 
   def update(state: State, rollout: Rollout, score: Score):
@@ -223,7 +188,7 @@ def make(
         params, opt_state, state.frozen, rows, inner
       )
     else:
-      cut = _cut(outer, rows)
+      cut = accumulate.cut(outer, rows)
 
       def body(carry, index):
         piece = jax.tree.map(lambda x: x[index], cut)
@@ -235,9 +200,9 @@ def make(
         body, (params, opt_state), order
       )
       metrics = jax.tree.map(jnp.mean, every)
-      first = {k: every[k][0] for k in ("logprob_abs_diff",)}
-      metrics.update(first)
-      metrics["logprob_abs_diff_max"] = every["logprob_abs_diff_max"][0]
+      # Later updates differ from the sampler by intent; the first must not.
+      for name in ("logprob_abs_diff", "logprob_abs_diff_max"):
+        metrics[name] = every[name][0]
     metrics.update(_describe(rollout, score, reward, adv, mask, whole))
     rows_out = {"advantage": adv, "reward": reward}
     if referenced:
@@ -256,36 +221,12 @@ def make(
     rollout = sample(state, batch, key)
     return update(state, rollout, task.reward(rollout, batch))
 
-  def evaluate(state: State, batch, key) -> Mapping[str, Any]:
-    judge = task.gold or task.reward
-    rollout = eval_sample(state, batch, key)
-    score = judge(rollout, batch)
-    valid = score.valid
-    out = {"reward": (masked.masked_sum(score.value, valid), jnp.sum(valid))}
-    for name, part in score.components.items():
-      out[name] = (masked.masked_sum(part, valid), jnp.sum(valid))
-    length = jnp.sum(rollout.action, 1)
-    out["length"] = (jnp.sum(length), jnp.asarray(length.shape[0]))
-    return {"metrics": out, "rollout": rollout, "score": score}
-
-  eval_spec = sampling_spec(
-    config, task, 1, temperature=config.eval.temperature
-  )
-
-  @jax.jit
-  def eval_sample(state, batch, key):
-    variables = actor.variables(state.params, state.frozen)
-    prompt, mask = batch["prompt"], batch["prompt_mask"]
-    return decode.generate(
-      model, variables, prompt, mask, key, eval_spec, state.step
-    )
-
   phases = Phases(
     sample=jax.jit(sample),
     score=task.reward,
     update=jax.jit(update, donate_argnums=0),
   )
-  return Method(init, step, evaluate, phases)
+  return Method(init, step, evaluate.make(config, task, actor), phases)
 
 
 def accuracy(name: str) -> Callable[[Score], Array]:
@@ -311,24 +252,6 @@ def _temperature(rollout: Rollout) -> Array:
   return jax.lax.stop_gradient(rollout.sampling.temperature)
 
 
-def _cut(plan: batching.Plan, tree):
-  """Splits every row array of a tree; scalars are repeated for each piece."""
-
-  def cut(x):
-    if x.ndim == 0:
-      return jnp.broadcast_to(x, (plan.pieces,))
-    return plan.split(x)
-
-  return jax.tree.map(cut, tree)
-
-
-def _pieces(plan: batching.Plan, fn, rows):
-  """fn over the pieces of rows, in turn, so that memory is one piece's."""
-  if plan.pieces == 1:
-    return fn(rows)
-  return plan.join(jax.lax.map(fn, _cut(plan, rows)))
-
-
 def _describe(rollout, score, reward, adv, mask, plan) -> dict[str, Array]:
   """What a user watches: reward, length, endings, group collapse."""
   valid = score.valid
@@ -352,82 +275,3 @@ def _describe(rollout, score, reward, adv, mask, plan) -> dict[str, Array]:
   for name, part in score.components.items():
     out[f"reward/{name}"] = masked.masked_mean(part, valid)
   return out
-
-
-def check(config, task: Task) -> None:
-  """Refuses what cannot train, before anything compiles.
-
-  Raises:
-    UserError: see the messages.
-  """
-  for name in (
-    "prompts_per_step",
-    "samples_per_prompt",
-    "steps",
-    "updates_per_step",
-    "epochs",
-  ):
-    if config[name] < 1:
-      raise errors.UserError(
-        f"{name}={config[name]}",
-        "a run needs at least one of them",
-        f"set {name}=1 or more",
-      )
-  if config.microbatch < 0:
-    raise errors.UserError(
-      f"microbatch={config.microbatch}",
-      "it is the number of rows of one forward pass",
-      "set microbatch=0 to take all rows at once",
-    )
-  if config.prompts_per_step % config.updates_per_step:
-    raise errors.UserError(
-      f"updates_per_step={config.updates_per_step} does not divide"
-      f" prompts_per_step={config.prompts_per_step}",
-      "every update takes the same number of whole groups",
-      "set updates_per_step to a divisor of prompts_per_step",
-    )
-  if config.truncation not in TRUNCATION:
-    raise errors.UserError(
-      f"truncation={config.truncation!r} is unknown",
-      "it says what happens to rows cut off at max_new_tokens",
-      f"set truncation to one of {', '.join(TRUNCATION)}",
-    )
-  if config.truncation == "penalise" and not (
-    0 < config.overlong_buffer <= config.sampling.max_new_tokens
-  ):
-    raise errors.UserError(
-      f"overlong_buffer={config.overlong_buffer} with"
-      f" max_new_tokens={config.sampling.max_new_tokens}",
-      "the penalty is a slope of that many tokens below the limit",
-      "set overlong_buffer in (0, max_new_tokens]",
-    )
-  if config.reference not in ("auto", "always"):
-    raise errors.UserError(
-      f"reference={config.reference!r} is unknown",
-      "it says when the reference model runs",
-      "set reference to 'auto' (if the loss needs it) or 'always'",
-    )
-  spec = sampling_spec(config, task, config.samples_per_prompt)
-  if spec.truncated:
-    raise errors.UserError(
-      f"training samples with temperature={spec.temperature},"
-      f" top_k={spec.top_k}, top_p={spec.top_p}, min_p={spec.min_p},"
-      f" min_new_tokens={spec.min_new_tokens}",
-      "the tokens would come from another distribution than the one whose"
-      " log-probs are trained, so the gradient would be wrong",
-      "train with temperature > 0 and top_k=0, top_p=1, min_p=0,"
-      " min_new_tokens=0; truncate at evaluation instead",
-    )
-  batching.plan(
-    config.prompts_per_step // config.updates_per_step,
-    config.samples_per_prompt,
-    config.microbatch,
-  )
-  vocab = task.spec["vocab_size"]
-  rows = roles.model_config(config.model).vocab
-  if vocab > rows:
-    raise errors.UserError(
-      f"the tokenizer has {vocab} ids, the model {rows} rows",
-      "ids beyond the embedding have no vector",
-      f"set model.vocab to at least {vocab}, or use the model's tokenizer",
-    )

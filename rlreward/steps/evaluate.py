@@ -1,0 +1,83 @@
+"""Held-out evaluation: one sample of each prompt, judged by the gold reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlreward.ops import masked
+from rlreward.sampling import decode
+from rlreward.steps import roles
+from rlreward.types import LENGTH, State, Task
+
+
+def sampling_spec(config, task: Task, group: int, **changes) -> decode.Spec:
+  """The sampler's spec from a config's `sampling` section and the task.
+
+  Args:
+    config: a run's config.
+    task: its stop and pad ids are used.
+    group: samples for each prompt.
+    **changes: fields of the spec that differ from the config.
+  """
+  s = config.sampling
+  fields = {
+    "max_new_tokens": s.max_new_tokens,
+    "samples_per_prompt": group,
+    "temperature": s.temperature,
+    "top_k": s.top_k,
+    "top_p": s.top_p,
+    "min_p": s.min_p,
+    "min_new_tokens": s.min_new_tokens,
+    "stop_ids": tuple(task.spec["stop_ids"]),
+    "pad_id": task.spec["pad_id"],
+    "cache_dtype": s.cache_dtype,
+  }
+  return decode.Spec(**{**fields, **changes})
+
+
+def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
+  """The `evaluate` of a Method.
+
+  Args:
+    config: `eval.temperature` is the sampling temperature; 0 is greedy.
+    task: judged by `gold`, or by `reward` where gold is unknown.
+    actor: the policy.
+
+  Returns:
+    (state, batch, key) -> {"metrics": {name: (sum, weight)}, "rollout",
+    "score"}; sums and weights add up over batches.
+  """
+  spec = sampling_spec(config, task, 1, temperature=config.eval.temperature)
+  judge = task.gold or task.reward
+
+  @jax.jit
+  def sample(state: State, batch, key):
+    return decode.generate(
+      actor.model,
+      actor.variables(state.params, state.frozen),
+      batch["prompt"],
+      batch["prompt_mask"],
+      key,
+      spec,
+      state.step,
+    )
+
+  def evaluate(state: State, batch: Mapping[str, Any], key) -> Any:
+    arrays = {k: batch[k] for k in ("prompt", "prompt_mask")}
+    rollout = sample(state, arrays, key)
+    score = judge(rollout, batch)
+    count = jnp.sum(score.valid)
+    read = lambda x: (masked.masked_sum(x, score.valid), count)
+    metrics = {"reward": read(score.value)}
+    for name, part in score.components.items():
+      metrics[name] = read(part)
+    rows = jnp.asarray(rollout.finish.shape[0])
+    metrics["length"] = (jnp.sum(rollout.action), rows)
+    metrics["truncated"] = (jnp.sum(rollout.finish == LENGTH), rows)
+    return {"metrics": metrics, "rollout": rollout, "score": score}
+
+  return evaluate
