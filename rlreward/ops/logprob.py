@@ -159,13 +159,11 @@ def _fused_bwd(softcap, plan, entropy, residuals, cotangents):
     # A position that the loss ignores must not matter, whatever it holds.
     live = g != 0 if e is None else (g != 0) | (e != 0)
     hidden = jnp.where(live[..., None], hidden, 0)
-    norm = jnp.where(live, norm, 0)
     raw = _raw_logits(hidden, kernel)
     logits, bent = _shape_logits(raw, temperature, softcap)
     gap = logits - norm[..., None]
     pull = g[..., None]
     if e is not None:
-      spread = jnp.where(live, spread, 0)
       pull = pull + e[..., None] * (gap + spread[..., None])
     hit = lax.broadcasted_iota(jnp.int32, gap.shape, gap.ndim - 1)
     hit = hit == targets[..., None]

@@ -256,6 +256,20 @@ def test_ignored_positions_change_no_gradient(bad, chunk):
   assert np.isnan(dense).any()  # what plain autodiff does with the same mask
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_output_alone_pulls(which):
+  """An entropy bonus reaches positions whose log-prob is not in the loss."""
+  hidden, kernel, targets, weights = _case()
+
+  def only(f):
+    return jax.grad(lambda k: jnp.sum(weights[which] * f(k)[which]))(kernel)
+
+  got = only(lambda k: logprob.token_logprob(hidden, k, targets, entropy=True))
+  want = only(lambda k: _dense(hidden, k, targets))
+  assert np.any(want)
+  _compare(got, want, atol=5e-6)
+
+
 def test_target_outside_the_vocabulary_is_nan():
   hidden, kernel, targets, _ = _case()
   for bad in (-1, -100, V):
@@ -358,7 +372,8 @@ args = [jax.device_put(x, s) for x, s in
         ((hidden, rows), (kernel, cols), (targets, rows))]
 step = jax.jit(grad, out_shardings=(None, (rows, cols)))
 got = step(*args)
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, want)
+jax.tree.map(
+  lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, want)
 text = step.lower(*args).compile().as_text()
 gathers = re.findall(r"= f32\\[([0-9,]+)\\]\\S* all-gather\\(", text)
 # Only the fsdp part of the kernel is gathered: never states, never logits.

@@ -63,7 +63,8 @@ def _one(loss, ratio, advantage):
   # loss = -min(rho A, clip(rho, .8, 1.28) A); gradient -rho A where not clipped
   (1.0, 1.0, -1.0, -1.0, 0), (1.25, 1.0, -1.25, -1.25, 0),
   (1.5, 1.0, -1.28, 0.0, 1), (0.5, 1.0, -0.5, -0.5, 0),
-  (0.5, -1.0, 0.8, 0.0, 1), (1.5, -1.0, 1.5, 1.5, 0), (5.0, -2.0, 10.0, 10.0, 0),
+  (0.5, -1.0, 0.8, 0.0, 1), (1.5, -1.0, 1.5, 1.5, 0),
+  (5.0, -2.0, 10.0, 10.0, 0),
 ])  # fmt: skip
 def test_clip_higher_by_hand(ratio, adv, value, grad, clip):
   got = _one(policy.clipped(0.2, 0.28), ratio, adv)
@@ -322,6 +323,21 @@ def test_adding_needs_and_metrics():
   np.testing.assert_allclose(
     metrics["kl"], np.where(MASK, want, 0), rtol=1e-5, atol=1e-6
   )  # unscaled by the coefficient
+
+
+def test_a_surrogate_never_sees_a_masked_slot():
+  logp, old, adv, extras = _arrays()
+  dirty = jnp.where(MASK, extras["reference_logp"], jnp.nan)
+  seen = []
+
+  def surrogate(*args):
+    seen.extend(args)
+    return args[0]
+
+  loss = policy.kl_penalty(surrogate, kl.k3, 1.0, policy.importance_ratio)
+  dirty_logp = jnp.where(MASK, logp, jnp.nan)
+  loss.terms(dirty_logp, old, adv, MASK, {"reference_logp": dirty})
+  assert len(seen) == 3 and all(np.isfinite(x).all() for x in seen)
 
 
 @pytest.mark.parametrize("build,match", [
