@@ -87,7 +87,7 @@ def base() -> ml_collections.ConfigDict:
       "keep": 2,
     }
   )
-  c.start = config_dict.placeholder(ml_collections.ConfigDict)
+  c.start = ml_collections.ConfigDict()  # fields of an earlier stage, if any
   return c
 
 

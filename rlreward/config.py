@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib.util
+import json
 import pathlib
 import re
 import sys
@@ -41,6 +42,8 @@ __all__ = [
   "diff",
   "find",
   "flatten",
+  "freeze",
+  "from_json",
   "load",
   "parse_arg",
   "replace",
@@ -172,6 +175,32 @@ def load(
     overrides = _split(overrides)
   assign(config, overrides)
   return ml_collections.FrozenConfigDict(config)
+
+
+def from_json(text: str, overrides: Sequence[str] = ()) -> Config:
+  """A config back from the `config.json` of a run.
+
+  Args:
+    text: what `to_json` wrote.
+    overrides: ["--config.dotted.field=value"].
+
+  Returns:
+    The frozen config.
+  """
+  config = ml_collections.ConfigDict(_tuples(json.loads(text)))
+  assign(config, _split(overrides))
+  return ml_collections.FrozenConfigDict(config)
+
+
+def _tuples(node: Any) -> Any:
+  if isinstance(node, dict):
+    return {k: _tuples(v) for k, v in node.items()}
+  return tuple(_tuples(v) for v in node) if isinstance(node, list) else node
+
+
+def freeze(tree: Mapping[str, Any]) -> Config:
+  """A plain nested mapping as a frozen config."""
+  return ml_collections.FrozenConfigDict(ml_collections.ConfigDict(tree))
 
 
 def study(spec: str) -> Study:

@@ -27,7 +27,10 @@ ORDER = (
   ("steps",),
   ("algorithms",),
   ("methods",),
-  ("train", "plan", "report", "doctor"),
+  ("registry",),
+  ("record",),
+  ("train", "plan", "report", "doctor", "runs"),
+  ("claims",),
   ("cli", "__main__"),
 )
 LEVEL = {name: i for i, part in enumerate(ORDER) for name in part}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rlreward.ops import masked
 from rlreward.sampling import decode
-from rlreward.steps import roles
+from rlreward.steps import judge, roles
 from rlreward.types import LENGTH, State, Task
 
 
@@ -48,11 +48,15 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
     actor: the policy.
 
   Returns:
-    (state, batch, key) -> {"metrics": {name: (sum, weight)}, "rollout",
-    "score"}; sums and weights add up over batches.
+    (state, batch, key, whole) -> {"metrics": {name: (sum, weight)}, "rollout",
+    "score"}; sums and weights add up over batches. `batch` has its arrays on
+    the mesh, `whole` is the batch of all processes that a reward on the host
+    reads.
   """
   spec = sampling_spec(config, task, 1, temperature=config.eval.temperature)
-  judge = task.gold or task.reward
+  gold = task.gold or task.reward
+  if task.spec["on_device"]:
+    gold = jax.jit(gold)
 
   @jax.jit
   def sample(state: State, batch, key):
@@ -66,10 +70,9 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
       state.step,
     )
 
-  def evaluate(state: State, batch: Mapping[str, Any], key) -> Any:
-    arrays = {k: batch[k] for k in ("prompt", "prompt_mask")}
-    rollout = sample(state, arrays, key)
-    score = judge(rollout, batch)
+  def evaluate(state: State, batch, key, whole=None) -> Any:
+    rollout = sample(state, judge.arrays(batch), key)
+    score = judge.judge(gold, task, rollout, batch, whole or batch)
     count = jnp.sum(score.valid)
     read = lambda x: (masked.masked_sum(x, score.valid), count)
     metrics = {"reward": read(score.value)}

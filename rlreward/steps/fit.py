@@ -79,7 +79,7 @@ def make(config, task: Task, *, loss: Loss) -> Method:
     change, opt_state = opt.update(grads, state.opt, state.params)
     metrics = {k: v / weight for k, v in sums.items()}
     metrics["loss"] = value
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     metrics["trained_tokens"] = weight
     state = state._replace(
       step=state.step + 1,

@@ -169,7 +169,7 @@ def make(
     params = optax.apply_updates(params, change)
     count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
     metrics = {_NAMES.get(k, k): v / count for k, v in sums.items()}
-    metrics.update(peaks, loss=value, grad_norm=optax.global_norm(grads))
+    metrics.update(peaks, loss=value, grad_norm=optax.tree.norm(grads))
     return params, opt_state, metrics
 
   def update(state: State, rollout: Rollout, score: Score):
@@ -223,7 +223,7 @@ def make(
 
   phases = Phases(
     sample=jax.jit(sample),
-    score=task.reward,
+    score=jax.jit(task.reward) if task.spec["on_device"] else task.reward,
     update=jax.jit(update, donate_argnums=0),
   )
   return Method(init, step, evaluate.make(config, task, actor), phases)
@@ -271,6 +271,8 @@ def _describe(rollout, score, reward, adv, mask, plan) -> dict[str, Array]:
     "group_collapse": 1 - jnp.mean(alive),
     "advantage_abs": masked.masked_mean(jnp.abs(adv), valid),
     "trained_tokens": jnp.sum(mask, dtype=jnp.float32),
+    "tokens_sampled": jnp.sum(length),
+    "tokens_seen": jnp.sum(rollout.attend, dtype=jnp.float32),
   }
   for name, part in score.components.items():
     out[f"reward/{name}"] = masked.masked_mean(part, valid)

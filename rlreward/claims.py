@@ -1,0 +1,119 @@
+"""Runs the arms of a config over seeds and records whether the claim holds.
+
+  python -m rlreward.claims configs/quickstart.py:mini --seeds=0,1,2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlreward import config as config_lib
+from rlreward import train
+from rlreward.types import Arm
+
+
+def run(
+  spec: str,
+  seeds: Sequence[int],
+  workdir: str | pathlib.Path,
+  out: str | pathlib.Path = "results",
+) -> dict[str, Any]:
+  """Trains every arm with every seed and writes `out/<config>.json`.
+
+  Args:
+    spec: "configs/name.py:mini".
+    seeds: at least 3 for a claim that is reported.
+    workdir: runs go to `workdir/<config>/<arm>/seed_<n>`.
+    out: where the result goes.
+
+  Returns:
+    The result: arms with first and last evaluations, mean and spread, whether
+    the claim holds, wall time, commit.
+  """
+  study = config_lib.study(spec)
+  base = config_lib.load(spec)
+  begun = time.time()
+  arms: dict[str, Any] = {}
+  for arm in study.arms or (Arm(study.name, {}),):
+    rows = []
+    for seed in seeds:
+      start = time.time()
+      changes = {**arm.overrides, "seed": seed, "log.every": 50}
+      config = config_lib.replace(base, changes)
+      folder = pathlib.Path(workdir) / study.name / arm.name / f"seed_{seed}"
+      found = train.run(config, folder, stage=f"{arm.name}, seed {seed}")
+      evals = {str(k): v for k, v in sorted(found.evals.items())}
+      steps = list(evals)
+      rows.append(
+        {
+          "seed": seed,
+          "first": evals[steps[0]],
+          "last": evals[steps[-1]],
+          "evals": evals,
+          "seconds": round(time.time() - start, 1),
+        }
+      )
+    arms[arm.name] = {"runs": rows, **_means(rows)}
+  result = {
+    "config": spec,
+    "seeds": list(seeds),
+    "arms": arms,
+    "holds": bool(study.claim(arms)) if study.claim else None,
+    "seconds": round(time.time() - begun, 1),
+    "device": jax.devices()[0].device_kind,
+    "jax": jax.__version__,
+    "commit": _commit(),
+  }
+  path = pathlib.Path(out)
+  path.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(result, indent=1, sort_keys=True)
+  (path / f"{study.name}.json").write_text(text + "\n")
+  return result
+
+
+def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Mean and standard deviation over seeds of the first and last metrics."""
+  out: dict[str, Any] = {}
+  for when in ("first", "last"):
+    for name in rows[0][when]:
+      values = [row[when][name] for row in rows]
+      out[f"{when}/{name}"] = float(np.mean(values))
+      out[f"{when}/{name}_sd"] = float(np.std(values, ddof=len(values) > 1))
+  return out
+
+
+def _commit() -> str:
+  found = subprocess.run(
+    ["git", "rev-parse", "--short", "HEAD"],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=pathlib.Path(__file__).parent,
+  )
+  return found.stdout.strip() or "unknown"
+
+
+def main() -> None:
+  """Command line of this module."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("spec")
+  parser.add_argument("--seeds", default="0,1,2")
+  parser.add_argument("--workdir", default="runs/claims")
+  parser.add_argument("--out", default="results")
+  args = parser.parse_args()
+  seeds = [int(s) for s in args.seeds.split(",")]
+  result = run(args.spec, seeds, args.workdir, args.out)
+  print("holds" if result["holds"] else f"holds: {result['holds']}")
+
+
+if __name__ == "__main__":
+  main()

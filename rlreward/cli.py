@@ -1,0 +1,279 @@
+"""The command line: rlreward VERB ..."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rlreward import __version__
+from rlreward.errors import UserError
+
+VERBS = {
+  "train": "train a config; the same command again resumes",
+  "eval": "evaluate the last checkpoint of a run on held-out prompts",
+  "sample": "complete prompts with a run or a checkpoint directory",
+  "export": "write a run's policy as a Hugging Face directory",
+  "check-parity": "compare our logits with those of transformers (torch)",
+  "doctor": "versions, devices, extras, cache; numbered fixes",
+  "list": "algorithms, tasks, configs and model families",
+}
+_TOP = """examples:
+  rlreward train --config=configs/quickstart.py:mini --workdir=runs/quickstart
+  rlreward train --config=configs/quickstart.py:mini,seed=1 \\
+      --workdir=runs/one --config.optimizer.learning_rate=1e-3
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a verb and returns its exit code; bad input prints three lines."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  parser = _parser()
+  args, rest = parser.parse_known_args(argv)
+  if args.verb is None:
+    parser.print_help()
+    return 0
+  overrides = [a for a in rest if a.startswith("--config.")]
+  unknown = [a for a in rest if not a.startswith("--config.")]
+  try:
+    if unknown:
+      raise UserError(
+        f"rlreward {args.verb} does not know {' '.join(unknown)}",
+        "a word that is ignored could be the one that mattered",
+        f"see rlreward {args.verb} --help; config fields are written"
+        " --config.field=value",
+      )
+    return _RUN[args.verb](args, overrides)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("interrupted; the last checkpoint is intact", file=sys.stderr)
+    return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+  raw = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(
+    "rlreward",
+    description="Reward modelling, RLHF and RL with verifiable rewards in JAX.",
+    epilog=_TOP,
+    formatter_class=raw,
+    allow_abbrev=False,
+  )
+  parser.add_argument("--version", action="version", version=__version__)
+  verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+
+  def verb(name: str, example: str) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+      name,
+      help=VERBS[name],
+      description=VERBS[name],
+      epilog=f"examples:\n{example}",
+      formatter_class=raw,
+      allow_abbrev=False,
+    )
+
+  p = verb(
+    "train",
+    "  rlreward train --config=configs/quickstart.py:mini --workdir=runs/a\n"
+    "  rlreward train --config=configs/dreams.py --print_config",
+  )
+  p.add_argument("--config", required=True, help="file[:preset][,field=value]")
+  p.add_argument("--workdir", help="run directory (default runs/<config>)")
+  p.add_argument(
+    "--overwrite", action="store_true", help="start again in that directory"
+  )
+  p.add_argument(
+    "--print_config", action="store_true", help="show every field and exit"
+  )
+  p.add_argument(
+    "--distributed",
+    action="store_true",
+    help="several processes: jax.distributed finds them (TPU pod, Slurm)",
+  )
+  p = verb("eval", "  rlreward eval --run=runs/a\n  rlreward eval --run=runs/a"
+           " --config.eval.prompts=1024 --json")  # fmt: skip
+  p.add_argument("--run", required=True, help="a run directory")
+  p.add_argument("--json", action="store_true", help="print JSON")
+  p = verb(
+    "sample",
+    "  rlreward sample --run=runs/quickstart --prompt='12+34='\n"
+    "  rlreward sample --model=path/to/hf --prompt='Once' --n=4",
+  )
+  p.add_argument("--run", help="a run directory")
+  p.add_argument("--model", help="a directory with config.json and weights")
+  p.add_argument("--prompt", action="append", help="may be given repeatedly")
+  p.add_argument("--n", type=int, default=1, help="samples for each prompt")
+  p.add_argument("--max_new_tokens", type=int, help="default: the run's")
+  p.add_argument(
+    "--temperature", type=float, help="default: the run's; 0 greedy"
+  )
+  p.add_argument("--top_p", type=float, default=1.0)
+  p.add_argument("--top_k", type=int, default=0)
+  p.add_argument("--seed", type=int, default=0)
+  p = verb("export", "  rlreward export --run=runs/a --out=exported\n"
+           "  rlreward sample --model=exported --prompt='12+34='")  # fmt: skip
+  p.add_argument("--run", required=True, help="a run directory")
+  p.add_argument("--out", required=True, help="a directory that does not exist")
+  p = verb("check-parity", "  rlreward check-parity --model=path/to/hf\n"
+           "  rlreward check-parity --model=exported")  # fmt: skip
+  p.add_argument("--model", required=True, help="a directory with weights")
+  p = verb("doctor", "  rlreward doctor\n  rlreward doctor --json")
+  p.add_argument("--json", action="store_true", help="for bug reports")
+  p = verb("list", "  rlreward list\n  rlreward list algorithms")
+  p.add_argument(
+    "what",
+    nargs="?",
+    default="all",
+    choices=["all", "algorithms", "tasks", "configs", "models"],
+  )
+  return parser
+
+
+def _train(args: Any, overrides: list[str]) -> int:
+  from rlreward import config as config_lib
+
+  config = config_lib.load(args.config, overrides)
+  if args.print_config:
+    print(
+      config_lib.describe(
+        config, config_lib.find(args.config.partition(":")[0])
+      )
+    )
+    return 0
+  if args.distributed:
+    import jax
+
+    jax.distributed.initialize()
+  from rlreward import train
+
+  name = config_lib.study(args.config).name
+  workdir = args.workdir or os.path.join("runs", name)
+  words = [w for w in sys.argv[1:] if w != "--overwrite"]
+  train.run(
+    config,
+    workdir,
+    overwrite=args.overwrite,
+    command="rlreward " + shlex.join(words),
+  )
+  return 0
+
+
+def _eval(args: Any, overrides: list[str]) -> int:
+  from rlreward import runs
+
+  found = runs.evaluate(args.run, overrides)
+  if args.json:
+    print(json.dumps(found))
+  else:
+    for name, value in found.items():
+      print(f"{name:24} {value:.4f}")
+  return 0
+
+
+def _sample(args: Any, overrides: list[str]) -> int:
+  from rlreward import runs
+
+  if overrides or bool(args.run) == bool(args.model):
+    raise UserError(
+      "sample takes exactly one of --run and --model, and no --config.*",
+      "it must know which weights to use",
+      "give --run=runs/NAME or --model=DIRECTORY",
+    )
+  rows = runs.sample(
+    run=args.run,
+    model=args.model,
+    prompts=args.prompt,
+    n=args.n,
+    max_new_tokens=args.max_new_tokens,
+    temperature=args.temperature,
+    top_p=args.top_p,
+    top_k=args.top_k,
+    seed=args.seed,
+  )
+  for row in rows:
+    print(f"{row['prompt']!r} -> {row['completion']!r}  [{row['finish']}]")
+  return 0
+
+
+def _export(args: Any, overrides: list[str]) -> int:
+  from rlreward import runs
+
+  del overrides
+  runs.export(args.run, args.out)
+  print(f"wrote {args.out}; try: rlreward sample --model={args.out}")
+  return 0
+
+
+def _parity(args: Any, overrides: list[str]) -> int:
+  from rlreward.models import parity
+
+  del overrides
+  return parity.main(args.model)
+
+
+def _doctor(args: Any, overrides: list[str]) -> int:
+  from rlreward import doctor
+
+  del overrides
+  found = doctor.report()
+  print(json.dumps(found, indent=2) if args.json else doctor.text(found))
+  return doctor.exit_code(found)
+
+
+def _list(args: Any, overrides: list[str]) -> int:
+  from rlreward import registry
+
+  del overrides
+  root = pathlib.Path(__file__).resolve().parent
+  configs = [
+    p for p in (root / "configs", root.parent / "configs") if p.is_dir()
+  ]
+  tables = {
+    "algorithms": [
+      root / "algorithms" / f"{n}.py" for n in registry.names("algorithms")
+    ],
+    "tasks": [root / "tasks" / f"{n}.py" for n in registry.tasks()],
+    "configs": [
+      f for p in configs for f in sorted(p.glob("*.py")) if f.stem != "common"
+    ],
+  }
+  for name, files in tables.items():
+    if args.what in ("all", name):
+      print(name)
+      for file in files:
+        print(f"  {file.stem:14} {_first_line(file)}")
+  if args.what in ("all", "models"):
+    from rlreward.models import families
+
+    print("models")
+    for name in families.names():
+      print(f"  {name}")
+  return 0
+
+
+def _first_line(file: pathlib.Path) -> str:
+  import ast
+
+  doc = ast.get_docstring(ast.parse(file.read_text())) or ""
+  return doc.splitlines()[0] if doc else ""
+
+
+_RUN = {
+  "train": _train,
+  "eval": _eval,
+  "sample": _sample,
+  "export": _export,
+  "check-parity": _parity,
+  "doctor": _doctor,
+  "list": _list,
+}
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,74 @@
+"""Names to modules: the file name is the registry."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pathlib
+from types import ModuleType
+from typing import Any
+
+from rlreward import errors
+
+ROOT = pathlib.Path(__file__).resolve().parent
+METHODS = ("algorithms", "methods")
+
+
+def names(folder: str) -> list[str]:
+  """Names of the modules in a folder of the package, sorted."""
+  files = (ROOT / folder).glob("*.py")
+  return sorted(f.stem for f in files if not f.stem.startswith("_"))
+
+
+def find(name: str, folders: tuple[str, ...], field: str) -> ModuleType:
+  """The module called `name` in the first folder that has it.
+
+  Args:
+    name: file name without ".py".
+    folders: folders of the package, in order.
+    field: the config field, for the message.
+
+  Raises:
+    UserError: no such file; proposes the nearest names.
+  """
+  for folder in folders:
+    if name in names(folder):
+      return importlib.import_module(f"rlreward.{folder}.{name}")
+  known = [n for folder in folders for n in names(folder)]
+  close = difflib.get_close_matches(name, known) or known
+  raise errors.UserError(
+    f"{field}={name!r} is unknown",
+    f"it names a file in rlreward/{' or rlreward/'.join(folders)}",
+    f"use one of: {', '.join(close)}",
+  )
+
+
+def algorithm(name: str) -> ModuleType:
+  """The module of an algorithm or a paper's method; it has `make`."""
+  return find(name, METHODS, "algorithm")
+
+
+def task(config: Any) -> Any:
+  """The Task that a config's `task` section names.
+
+  Args:
+    config: the run's config; `task.name` is a file of rlreward/tasks with
+      `make(config) -> Task`.
+  """
+  module = find(config.task.name, ("tasks",), "task.name")
+  if "make" not in vars(module):
+    raise errors.UserError(
+      f"task.name={config.task.name!r} names a module that is not a task",
+      "a task module has make(config) -> Task",
+      f"use one of: {', '.join(tasks())}",
+    )
+  return module.make(config)
+
+
+def tasks() -> list[str]:
+  """Names of the tasks."""
+  return [
+    n
+    for n in names("tasks")
+    if "\ndef make(" in (ROOT / "tasks" / f"{n}.py").read_text()
+  ]

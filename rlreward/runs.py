@@ -1,0 +1,233 @@
+"""What can be done with a finished run: evaluate, sample, export."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlreward import config as config_lib
+from rlreward import errors, registry, sharding
+from rlreward.checkpoint import Checkpointer
+from rlreward.models import lora, transformer
+from rlreward.sampling import decode
+from rlreward.steps import roles
+from rlreward.types import FINISH_NAMES, Task
+
+
+class Loaded(NamedTuple):
+  """The policy of a run directory.
+
+  Attributes:
+    config: the run's config.
+    task: its task.
+    model: the decoder.
+    variables: {"params": tree}; an adapter is merged into its base.
+    step: step of the checkpoint.
+  """
+
+  config: Any
+  task: Task
+  model: transformer.Model
+  variables: Any
+  step: int
+
+
+def load(run: str | pathlib.Path, overrides: Sequence[str] = ()) -> Loaded:
+  """Reads the last checkpoint of a run, its policy alone.
+
+  Args:
+    run: a run directory.
+    overrides: "--config.field=value" for what is done with it.
+
+  Raises:
+    UserError: no run there, or one without a checkpoint.
+  """
+  path = pathlib.Path(run)
+  config = read_config(path, overrides)
+  task = registry.task(config)
+  actor = roles.policy(config.model)
+  mesh = sharding.make_mesh()
+  key = jax.random.key(config.seed)
+  params, frozen = jax.eval_shape(actor.init, key)
+  saver = Checkpointer(path / "checkpoints")
+  parts = {}
+  step = 0
+  for name, tree in (("params/policy", params["policy"]), ("frozen", frozen)):
+    if tree:
+      placed = sharding.state_shardings(
+        tree, actor.axes, sharding.TRAIN_RULES, mesh
+      )
+      wanted = sharding.with_shardings(tree, placed)
+      parts[name], step = saver.restore_part(wanted, name)
+  saver.close()
+  variables = actor.variables(
+    {"policy": parts["params/policy"]}, parts.get("frozen", {})
+  )
+  if "lora" in variables:
+    variables = lora.merge(variables, actor.model.config)
+  return Loaded(config, task, actor.model, variables, step)
+
+
+def read_config(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
+  """The config of a run directory, with some fields changed.
+
+  Raises:
+    UserError: no config.json there.
+  """
+  file = path / "config.json"
+  if not file.is_file():
+    raise errors.UserError(
+      f"{path} holds no run (no config.json)",
+      "a run directory is what rlreward train writes",
+      "give the --workdir of a run, e.g. runs/quickstart",
+    )
+  return config_lib.from_json(file.read_text(), overrides)
+
+
+def evaluate(
+  run: str | pathlib.Path, overrides: Sequence[str] = ()
+) -> dict[str, float]:
+  """Held-out metrics of a run's last checkpoint.
+
+  Args:
+    run: a run directory.
+    overrides: e.g. "--config.eval.prompts=1024".
+
+  Returns:
+    {metric: mean over the judged rows}, and `step`.
+  """
+  from rlreward.steps import evaluate as evaluate_lib
+  from rlreward.types import State
+
+  found = load(run, overrides)
+  policy = roles.Policy(
+    model=found.model,
+    init=lambda key: ({}, {}),
+    variables=lambda params, frozen: params["policy"],
+    snapshot=lambda params: params,
+    reference=lambda frozen: frozen,
+    axes={},
+  )
+  batch = next(found.task.batches("test", found.config.eval.prompts, 0))
+  key = jax.random.key(found.config.seed + 1)
+  state = State(
+    np.int32(found.step), {"policy": found.variables}, {}, (), key
+  )
+  with jax.set_mesh(sharding.make_mesh()) as mesh:
+    del mesh
+    placed = sharding.process_batch(sharding.make_mesh(), batch)
+    run_eval = evaluate_lib.make(found.config, found.task, policy)
+    out = run_eval(state, placed, key, batch)["metrics"]
+  means = {k: float(s) / max(float(w), 1e-9) for k, (s, w) in out.items()}
+  return {**means, "step": float(found.step)}
+
+
+def sample(
+  *,
+  run: str | None,
+  model: str | None,
+  prompts: Sequence[str] | None,
+  n: int,
+  max_new_tokens: int | None,
+  temperature: float | None,
+  top_p: float,
+  top_k: int,
+  seed: int,
+) -> list[dict[str, Any]]:
+  """Completes prompts with a run's policy or a checkpoint directory.
+
+  Args:
+    run: a run directory, or None.
+    model: a checkpoint directory, or None.
+    prompts: texts; default five held-out prompts of the run.
+    n: samples for each.
+    max_new_tokens: default the run's, or 64.
+    temperature: default the run's, or 1.
+    top_p: nucleus mass.
+    top_k: kept tokens; 0 for all.
+    seed: of the draws.
+
+  Returns:
+    Rows with prompt, completion, finish.
+  """
+  from rlreward.tasks import tokens
+
+  if run:
+    found = load(run)
+    decoder, variables = found.model, found.variables
+    tokenizer, stops = found.task.spec["tokenizer"], found.task.spec["stop_ids"]
+    limit = max_new_tokens or found.config.sampling.max_new_tokens
+    heat = found.config.sampling.temperature
+    if not prompts:
+      batch = next(found.task.batches("test", 5, 0))
+      rows = zip(batch["prompt"], batch["prompt_mask"], strict=True)
+      ids = [np.asarray(p)[np.asarray(m, bool)].tolist() for p, m in rows]
+      prompts = [tokenizer.decode(i) for i in ids]
+    else:
+      ids = [tokenizer.encode(p) for p in prompts]
+  else:
+    from rlreward.models import pretrained
+
+    if not prompts:
+      raise errors.UserError(
+        "sample --model needs at least one --prompt",
+        "a checkpoint directory has no prompts of its own",
+        "add --prompt='...'",
+      )
+    assert model is not None
+    shape, variables = pretrained.load(model)
+    decoder = transformer.build(shape)
+    tokenizer = tokens.load(model)
+    stops, limit, heat = tokenizer.eos_ids, max_new_tokens or 64, 1.0
+    ids = [tokenizer.encode(p) for p in prompts]
+  length = max(len(i) for i in ids)
+  prompt, mask = tokens.left_pad(ids, length, tokenizer.pad_id)
+  spec = decode.Spec(
+    max_new_tokens=limit,
+    samples_per_prompt=n,
+    temperature=heat if temperature is None else temperature,
+    top_k=top_k,
+    top_p=top_p,
+    stop_ids=tuple(stops),
+    pad_id=tokenizer.pad_id,
+  )
+  key = jax.random.key(seed)
+  rollout = decode.sampler(decoder, spec)(variables, prompt, mask, key)
+  rollout = jax.device_get(rollout)
+  out = []
+  for row in range(len(ids) * n):
+    chosen = rollout.tokens[row][rollout.action[row]]
+    out.append(
+      {
+        "prompt": prompts[row // n],
+        "completion": tokenizer.decode(chosen.tolist()),
+        "finish": FINISH_NAMES[int(rollout.finish[row])],
+      }
+    )
+  return out
+
+
+def export(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
+  """Writes a run's policy as a directory that transformers loads.
+
+  Args:
+    run: a run directory; an adapter is merged.
+    out: where to write; must not hold anything yet.
+  """
+  from rlreward.models import pretrained
+
+  found = load(run)
+  source = found.config.model.path or None
+  pretrained.export(
+    out, found.model.config, found.variables["params"], tokenizer_from=source
+  )
+  note = {"run": str(run), "step": found.step}
+  (pathlib.Path(out) / "rlreward.json").write_text(json.dumps(note))
+  tokenizer = found.task.spec["tokenizer"]
+  if source is None and tokenizer is not None:
+    tokenizer.save(out)

@@ -1,0 +1,98 @@
+"""Sample and score a step's groups; replace those that do not vary.
+
+With `refill_rounds` above 0, groups whose `filter_on` component is the same in
+every sample are dropped and further prompts sampled until enough groups vary
+or the rounds are over (DAPO's dynamic sampling). Shapes never change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreward.ops import advantage
+from rlreward.steps import judge
+from rlreward.types import Method, Rollout, Score, State, Task
+
+Place = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def collect(
+  method: Method, task: Task, state: State, batches, place: Place, config
+):
+  """One step's rollout and its score.
+
+  Args:
+    method: an online method.
+    task: whether its reward runs on the device.
+    state: current State.
+    batches: iterator of whole batches.
+    place: batch -> the batch with its arrays on the mesh.
+    config: the run's config.
+
+  Returns:
+    (rollout, score, {metric: float}).
+  """
+  assert method.phases is not None
+  root = jax.random.fold_in(state.key, state.step)
+  seconds = {"sample": 0.0, "score": 0.0}
+  groups: list[tuple[Rollout, Score]] = []
+  kept = drawn = 0
+  for index in range(config.refill_rounds + 1):
+    batch = next(batches)
+    placed = place(batch)
+    start = time.perf_counter()
+    key = jax.random.fold_in(root, index)
+    rollout = method.phases.sample(state, judge.arrays(placed), key)
+    jax.block_until_ready(rollout.tokens)
+    middle = time.perf_counter()
+    score = judge.judge(method.phases.score, task, rollout, placed, batch)
+    jax.block_until_ready(score.value)
+    seconds["sample"] += middle - start
+    seconds["score"] += time.perf_counter() - middle
+    drawn += config.prompts_per_step
+    if not config.refill_rounds:
+      return rollout, score, _seconds(seconds)
+    vary = judge.on_host(_varies(config, score))
+    groups.append((rollout, score))
+    kept += int(vary.sum())
+    if kept >= config.prompts_per_step:
+      break
+  rollout, score = _merge(config, groups)
+  extra = {**_seconds(seconds), "refill/kept": kept, "refill/drawn": drawn}
+  return rollout, score, extra
+
+
+def _seconds(seconds: Mapping[str, float]) -> dict[str, float]:
+  return {f"seconds/{k}": v for k, v in seconds.items()}
+
+
+def _varies(config, score: Score) -> jax.Array:
+  name = config.filter_on
+  value = score.components[name] if name else score.value
+  shape = (config.prompts_per_step, config.samples_per_prompt)
+  return advantage.informative(
+    jnp.asarray(value).reshape(shape), jnp.asarray(score.valid).reshape(shape)
+  )
+
+
+def _merge(config, groups: list[tuple[Rollout, Score]]):
+  """The first B groups that vary, filled up with ones that do not."""
+  b, g = config.prompts_per_step, config.samples_per_prompt
+  vary = np.concatenate([judge.on_host(_varies(config, s)) for _, s in groups])
+  order = np.argsort(~vary, kind="stable")[:b]
+  index = (order[:, None] * g + np.arange(g)).reshape(-1)
+
+  def take(*parts):
+    if not jnp.ndim(parts[0]):
+      return parts[0]
+    return jnp.take(jnp.concatenate(parts), index, axis=0)
+
+  rollout, score = jax.tree.map(take, *groups)
+  group = jnp.repeat(jnp.arange(b, dtype=jnp.int32), g)
+  return rollout._replace(group=group), score

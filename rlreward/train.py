@@ -1,0 +1,397 @@
+"""The straight main: config -> mesh -> task -> method -> loop -> evaluate."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlreward import config as config_lib
+from rlreward import errors, metrics, record, registry, sharding
+from rlreward.checkpoint import Checkpointer
+from rlreward.steps import refill, roles
+from rlreward.types import Method, State, Task
+
+# Fields that a resumed run may change: how long and what is shown.
+MAY_CHANGE = ("steps", "log.every", "log.samples_every", "log.tensorboard",
+              "checkpoint.every", "checkpoint.keep")  # fmt: skip
+
+
+class Result(NamedTuple):
+  """What a run leaves behind.
+
+  Attributes:
+    state: the last State.
+    evals: {step: {metric: float}} of the held-out evaluations.
+    workdir: where everything lies.
+    model: TransformerConfig of the policy.
+    task: the task.
+  """
+
+  state: State
+  evals: dict[int, dict[str, float]]
+  workdir: pathlib.Path
+  model: Any
+  task: Task
+
+
+def run(
+  config: Any,
+  workdir: str | pathlib.Path,
+  *,
+  overwrite: bool = False,
+  command: str = "",
+  stage: str = "",
+  stop_after: int | None = None,
+) -> Result:
+  """Trains what the config describes, from the last checkpoint if there is one.
+
+  Args:
+    config: see `configs/common.py`.
+    workdir: the run directory.
+    overwrite: start again in a directory that holds a run.
+    command: how to run this again, for the banner.
+    stage: name of this stage where a run has several.
+    stop_after: stop, with a checkpoint, after this many steps of this call.
+
+  Returns:
+    Result.
+
+  Raises:
+    UserError: a config that cannot train, before anything compiles.
+  """
+  # ------------------------------------------------------------- directory
+  workdir = pathlib.Path(workdir).resolve()
+  if overwrite and jax.process_index() == 0:
+    shutil.rmtree(workdir, ignore_errors=True)
+  config_lib.check_workdir(workdir, config, MAY_CHANGE)
+  compile_cache(workdir)
+
+  # ------------------------------------------------------------- mesh, task
+  mesh = sharding.make_mesh(**config.mesh)
+  if config.start:
+    warm = run(_start(config), workdir / "start", command=command,
+               stage=f"stage 1 of 2, {config.start.algorithm}")  # fmt: skip
+    stage = stage or f"stage 2 of 2, {config.algorithm}"
+  with jax.set_mesh(mesh):
+    task = registry.task(config)
+    rows = config.prompts_per_step
+    sharding.check_rows("prompts_per_step", rows, mesh)
+    sharding.check_rows("eval.prompts", config.eval.prompts, mesh)
+    method = registry.algorithm(config.algorithm).make(config, task)
+    if method.phases is None:
+      method = method._replace(step=jax.jit(method.step, donate_argnums=0))
+
+    # ----------------------------------------------------------- state
+    actor = roles.policy(config.model)
+    key = jax.random.key(config.seed)
+    abstract = jax.eval_shape(method.init, key)
+    placed = sharding.state_shardings(
+      abstract, actor.axes, sharding.TRAIN_RULES, mesh
+    )
+    saver = Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
+    batches = _batches(config, task, method)
+    latest = saver.latest()
+    if latest is None:
+      loaded = warm.state.params["policy"] if config.start else None
+      state = initial(config, method, key, placed, loaded)
+      begun = 0
+    else:
+      wanted = sharding.with_shardings(abstract, placed)
+      state, position, begun = saver.restore(wanted, latest)
+      batches.set_state(position)
+
+    # ----------------------------------------------------------- banner
+    writer = metrics.Writer(
+      workdir,
+      config.steps,
+      resume_step=None if latest is None else begun,
+      tensorboard=config.log.tensorboard,
+      log_every=config.log.every,
+    )
+    writer.banner(
+      banner(config, actor, abstract, mesh, workdir, command, stage, begun)
+    )
+    evals: dict[int, dict[str, float]] = _old_evals(workdir, begun)
+    counter = metrics.CompileCounter(warn=writer.line)
+    place = lambda batch: sharding.process_batch(mesh, local_rows(batch))
+    judge = _Judge(config, task, method, place, writer, workdir, counter)
+    stopping = _Signals()
+
+    # ----------------------------------------------------------- loop
+    if begun not in evals and begun == 0:
+      evals[0] = judge(state, 0)
+    end = config.steps
+    if stop_after is not None:
+      end = min(end, begun + stop_after)
+    for step in range(begun, end):
+      state, found, seen = advance(
+        method, task, state, batches, place, counter, config
+      )
+      done = step + 1
+      found |= counter.scalars()
+      shown = writer.scalars(done, found)
+      writer.progress(done, shown)
+      _refuse_nan(shown, done)
+      if seen is not None and done % config.log.samples_every == 0:
+        writer.samples(done, record.rows(task, *seen))
+      if config.eval.every and done % config.eval.every == 0:
+        evals[done] = judge(state, done)
+      last = done == end or stopping.asked or saver.preempted(done)
+      if last or done % config.checkpoint.every == 0:
+        saver.save(done, state, batches.get_state())
+      if stopping.asked and done < end:
+        writer.line(f"stopped at step {done}; run the same command to go on")
+        break
+    finished = int(state.step) >= config.steps
+    if finished and config.steps not in evals:
+      evals[config.steps] = judge(state, config.steps)
+
+    # ----------------------------------------------------------- the end
+    saver.close()
+    counter.close()
+    if finished:
+      writer.summary(
+        names=_summary_names(evals),
+        footer=record.footer(workdir, evals, config, stage),
+      )
+    writer.close()
+    stopping.close()
+    return Result(state, evals, workdir, actor.model.config, task)
+
+
+def initial(config, method: Method, key, placed, loaded=None) -> State:
+  """The first State: random, from a checkpoint directory, or handed over.
+
+  Args:
+    config: `model.path` names a checkpoint to load.
+    method: its `init` is compiled with the shardings.
+    key: root key of the run.
+    placed: shardings of the State.
+    loaded: variables to start from, e.g. of an earlier stage.
+  """
+  if loaded is None and config.model.path:
+    from rlreward.models import pretrained
+
+    _, loaded = pretrained.load(
+      config.model.path,
+      dtype=config.model.dtype,
+      param_dtype=config.model.param_dtype,
+    )
+  if loaded is None:
+    return jax.jit(method.init, out_shardings=placed)(key)
+  return jax.jit(method.init, out_shardings=placed)(key, loaded)
+
+
+def advance(method: Method, task: Task, state, batches, place, counter, config):
+  """One outer step, timed in its parts.
+
+  Args:
+    method: what to run; a method without phases has a jitted `step`.
+    task: where its reward runs.
+    state: donated.
+    batches: iterator of whole batches.
+    place: puts this process's rows on the mesh.
+    counter: names what compiles.
+    config: the run's config.
+
+  Returns:
+    (state, {metric: scalar}, (rollout, score, rows) for the sample log or
+    None).
+  """
+  start = time.perf_counter()
+  if method.phases is None:
+    batch = place(next(batches))
+    with counter.phase("update"):
+      state, found = method.step(state, batch, state.key)
+      jax.block_until_ready(state.step)
+    took = time.perf_counter() - start
+    tokens = int(np.prod(batch["tokens"].shape))
+    return state, {**found, "train_tokens_per_second": tokens / took}, None
+  with counter.phase("sample"):
+    rollout, score, extra = refill.collect(
+      method, task, state, batches, place, config
+    )
+  middle = time.perf_counter()
+  with counter.phase("update"):
+    state, found = method.phases.update(state, rollout, score)
+    jax.block_until_ready(state.step)
+  end = time.perf_counter()
+  found = {**found, **extra}
+  rows = found.pop("rows")
+  rolled = found["tokens_sampled"] / extra["seconds/sample"]
+  found["rollout_tokens_per_second"] = rolled
+  found["train_tokens_per_second"] = found["tokens_seen"] / (end - middle)
+  found["seconds/update"] = end - middle
+  found["seconds/step"] = end - start
+  return state, found, (rollout, score, rows)
+
+
+def local_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """This process's share of a batch that every process has whole."""
+  count, index = jax.process_count(), jax.process_index()
+  if count == 1:
+    return dict(batch)
+  out = {}
+  for name, column in batch.items():
+    array = np.asarray(column) if not isinstance(column, Mapping) else column
+    if isinstance(array, Mapping) or not array.ndim:
+      out[name] = column
+    else:
+      size = len(array) // count
+      out[name] = array[index * size : (index + 1) * size]
+  return out
+
+
+def banner(
+  config, actor, abstract, mesh, workdir, command, stage, begun
+) -> list[str]:
+  """What is about to run, in the words of the config."""
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  trained, frozen = size(abstract.params), size(abstract.frozen)
+  b, g = config.prompts_per_step, config.samples_per_prompt
+  module = registry.algorithm(config.algorithm)
+  lines = [
+    f"rlreward {config.algorithm}" + (f" ({stage})" if stage else ""),
+    f"{metrics.human(trained)} parameters trained"
+    + (f", {metrics.human(frozen)} frozen" if frozen else ""),
+    sharding.describe(mesh),
+  ]
+  if "online" in vars(module):
+    n, u = b * g, config.updates_per_step * config.epochs
+    rows = n // config.updates_per_step
+    lines += [
+      f"{b} prompts x {g} samples = {n} rows = {u} update"
+      f"{'s' * (u > 1)} x {rows}, microbatch {config.microbatch or rows}",
+      "loss " + (module.__doc__ or "").splitlines()[0],
+      _kl_line(config),
+    ]
+  else:
+    lines += [
+      f"{b} rows per update, microbatch {config.microbatch or b}",
+      "loss " + (module.__doc__ or "").splitlines()[0],
+    ]
+  lines.append(f"output {_short(workdir)}")
+  if begun:
+    lines.append(f"resumes from the checkpoint of step {begun}")
+  elif command:
+    lines.append(f"resume with the same command: {command}")
+  return lines
+
+
+def _kl_line(config) -> str:
+  c = config.loss
+  if not c.kl_beta:
+    return "KL to the reference: none in the loss or the reward" + (
+      ", logged" if config.reference == "always" else ""
+    )
+  grad = {"forward": "k3, gradient of KL(ref||pi)",
+          "reverse": "gradient of KL(pi||ref)"}[c.kl]  # fmt: skip
+  return f"KL to the reference: {c.kl_beta:g} x {c.kl} surrogate ({grad})"
+
+
+def compile_cache(workdir: pathlib.Path) -> None:
+  """Keeps compiled programs beside the run, unless a cache is already set."""
+  if jax.config.jax_compilation_cache_dir is None:
+    folder = os.environ.get("RLREWARD_CACHE", str(workdir / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _short(path: pathlib.Path) -> str:
+  try:
+    return str(path.relative_to(pathlib.Path.cwd()))
+  except ValueError:
+    return str(path)
+
+
+def _start(config) -> Any:
+  """The config of the first stage: ours, with what `start` changes."""
+  changes = config_lib.flatten(config.start.to_dict())
+  base = config.to_dict()
+  base["start"] = {}
+  return config_lib.replace(config_lib.freeze(base), dict(changes))
+
+
+def _batches(config, task: Task, method: Method) -> Any:
+  source = task.batches if method.phases else task.demonstrations
+  assert source is not None
+  return source("train", config.prompts_per_step, config.seed)
+
+
+class _Judge:
+  """Held-out evaluation on prompts and a key that never change."""
+
+  def __init__(self, config, task, method, place, writer, workdir, counter):
+    self.method, self.task, self.place = method, task, place
+    self.writer, self.workdir, self.counter = writer, workdir, counter
+    self.key = jax.random.key(config.seed + 1)
+    self.batch = next(task.batches("test", config.eval.prompts, 0))
+
+  def __call__(self, state: State, step: int) -> dict[str, float]:
+    batch = self.place(self.batch)
+    with self.counter.phase("evaluate"):
+      found = self.method.evaluate(state, batch, self.key, self.batch)
+    sums = jax.device_get(found["metrics"])
+    values = {k: float(s) / max(float(w), 1e-9) for k, (s, w) in sums.items()}
+    self.writer.scalars(step, values, prefix="eval/")
+    shown = ", ".join(f"{k} {v:.3f}" for k, v in values.items())
+    self.writer.line(f"held out, step {step}: {shown}")
+    rows = record.rows(self.task, found["rollout"], found["score"], {})
+    record.write_eval(self.workdir, step, rows)
+    return values
+
+
+class _Signals:
+  """Asks the loop to stop at the next step on SIGTERM or Ctrl-C."""
+
+  def __init__(self):
+    self.asked, self._old = False, {}
+    for name in (signal.SIGTERM, signal.SIGINT):
+      try:
+        self._old[name] = signal.signal(name, self._ask)
+      except ValueError:  # not the main thread
+        continue
+
+  def _ask(self, number, frame):
+    if self.asked:
+      raise KeyboardInterrupt
+    self.asked = True
+
+  def close(self):
+    """Gives the signals back."""
+    for name, handler in self._old.items():
+      signal.signal(name, handler)
+
+
+def _old_evals(workdir: pathlib.Path, begun: int) -> dict[int, dict]:
+  path, out = workdir / "metrics.jsonl", {}
+  if begun and path.is_file():
+    for line in path.read_text().splitlines():
+      row = json.loads(line)
+      found = {k[5:]: v for k, v in row.items() if k.startswith("eval/")}
+      if found and row["step"] <= begun:
+        out[row["step"]] = found
+  return out
+
+
+def _refuse_nan(shown: Mapping[str, float], step: int) -> None:
+  if not np.isfinite(shown.get("loss", 0.0)):
+    raise errors.UserError(
+      f"the loss is {shown['loss']} at step {step}",
+      "every later step would train on it; the last checkpoint is intact",
+      "lower optimizer.learning_rate or set optimizer.clip_norm, then resume",
+    )
+
+
+def _summary_names(evals) -> list[str]:
+  names = list(next(iter(evals.values()), {}))
+  return [f"eval/{n}" for n in names] + ["loss", "kl", "length", "grad_norm"]
