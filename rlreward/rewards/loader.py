@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from rlreward.errors import UserError
+from rlreward.rewards import values
 
 _FIX = "write 'package.module:function' or 'path/to/file.py:function'"
 
@@ -98,7 +99,7 @@ def _file(place: str) -> ModuleType:
 
 def _failed(place: str, error: BaseException) -> UserError:
   return UserError(
-    f"importing {place!r} raised {type(error).__name__}: {error}",
+    f"importing {place!r} raised {type(error).__name__}: {values.said(error)}",
     "its functions cannot be used before it imports",
     f"run `python -c 'import ...'` on {place} and correct the error",
   )

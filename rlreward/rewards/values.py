@@ -216,6 +216,12 @@ def kind(value: Any) -> str:
   return type(value).__name__
 
 
+def said(error: BaseException, size: int = 200) -> str:
+  """The first line of an error's message."""
+  lines = str(error).strip().splitlines()
+  return lines[0][:size] if lines else kind(error)
+
+
 def short(value: Any, size: int = 60) -> str:
   """The start of a value's repr on one line."""
   text = repr(value)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlreward.errors import UserError
+from rlreward.rewards import values
 
 
 class HfTokenizer:
@@ -175,7 +176,7 @@ class HfTokenizer:
     except (jinja2.TemplateError, TypeError, ValueError) as error:
       roles = [m["role"] for m in messages]
       raise UserError(
-        f"the chat template of {self.name} refused roles {roles}: {error}",
+        f"the chat template of {self.name} refused roles {roles}: {values.said(error)}",
         "templates accept certain roles in a certain order only",
         "change the messages to the order that the template expects",
       ) from error

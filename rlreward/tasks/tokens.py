@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlreward.errors import UserError
+from rlreward.rewards import values
 from rlreward.tasks.chat import HfTokenizer, head, no_template
 
 
@@ -176,7 +177,7 @@ def load(name: str) -> Tokens:
   except Exception as error:  # transformers raises many kinds here
     if local or offline:
       raise UserError(
-        f"no tokenizer could be loaded from {name!r}: {_first(error)}",
+        f"no tokenizer could be loaded from {name!r}: {values.said(error)}",
         "RLREWARD_OFFLINE is set, so nothing is downloaded"
         if offline and not local
         else "the files are missing or of another format",
@@ -189,7 +190,7 @@ def load(name: str) -> Tokens:
       )
     except Exception as again:
       raise UserError(
-        f"no tokenizer could be loaded from {name!r}: {_first(again)}",
+        f"no tokenizer could be loaded from {name!r}: {values.said(again)}",
         "it is neither a directory here nor reachable on the hub",
         fix,
       ) from again
@@ -247,7 +248,3 @@ def _generation_eos(folder: pathlib.Path) -> tuple[int, ...]:
   if eos is None:
     return ()
   return tuple(eos) if isinstance(eos, list) else (eos,)
-
-
-def _first(error: BaseException) -> str:
-  return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

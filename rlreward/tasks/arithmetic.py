@@ -1,0 +1,367 @@
+"""Arithmetic in characters: "37+48=" is answered by "85" and the stop token.
+
+The world of the quickstart: prompts without end, an exact gold reward inside
+the compiled step, a held-out split that shares no problem with training, and
+one knob of difficulty, the share of demonstrations whose answer is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from rlreward.errors import UserError
+from rlreward.tasks import data, tokens
+from rlreward.types import Rollout, Score, Task
+
+ALPHABET = "0123456789+-*="
+_SPLITS = ("train", "test")
+_TRIES = 10_000
+
+
+def defaults() -> dict[str, Any]:
+  """Fields of the task's config section."""
+  return {
+    "name": "arithmetic",
+    "digits": 2,  # largest operand is 10**digits - 1
+    "operations": "+",  # any of + - *
+    "holdout": 0.1,  # share of the problems kept for the test split
+    "noise": 0.0,  # share of demonstrations (sft) with a wrong answer
+    "pad_is_eos": False,  # pad and eos share an id, as in many tokenizers
+  }
+
+
+def make(
+  config: Any = None, *, process_index: int = 0, process_count: int = 1
+) -> Task:
+  """The task: exact match of the answer and its stop token.
+
+  Batches hold `prompt` i32[B, P], `prompt_mask` bool[B, P], `answer` i32[B, A]
+  (digits and eos) and `answer_mask` bool[B, A], all arrays.
+
+  Args:
+    config: section with the fields of `defaults`, None for all of them.
+    process_index: this host.
+    process_count: hosts; each makes its slice of a batch.
+
+  Returns:
+    Task whose reward is its gold and can be compiled; `spec["sft_batches"]`
+    is `sft_batches` of this config.
+
+  Raises:
+    UserError: fields that cannot work.
+  """
+  c = _config(config)
+  tok = tokenizer(config)
+
+  def batches(split: str, batch_size: int, seed: int) -> Iterator[Any]:
+    return Problems(
+      c, split, batch_size, seed, _prompts, process_index, process_count
+    )
+
+  def demonstrations(split: str, batch_size: int, seed: int) -> Iterator[Any]:
+    return Problems(
+      c, split, batch_size, seed, _rows, process_index, process_count
+    )
+
+  reward = verifier(tok)
+  spec = {
+    "vocab_size": tok.vocab_size,
+    "prompt_length": _prompt_length(c),
+    "completion_length": _answer_length(c),
+    "stop_ids": tok.eos_ids,
+    "pad_id": tok.pad_id,
+    "on_device": True,
+    "tokenizer": tok,
+    "columns": ("answer", "answer_mask"),
+    "sft_batches": demonstrations,
+  }
+  return Task(batches, reward, reward, spec)
+
+
+def tokenizer(config: Any = None) -> tokens.CharTokenizer:
+  """The task's tokenizer: pad, eos, digits, operations and "="."""
+  return tokens.CharTokenizer(
+    ALPHABET, pad_is_eos=_config(config)["pad_is_eos"]
+  )
+
+
+def sft_batches(
+  config: Any, split: str, batch_size: int, seed: int
+) -> Iterator[Mapping[str, np.ndarray]]:
+  """Demonstrations: `tokens`, `attend`, `loss` [B, P + A], beside the prompts.
+
+  With probability `noise` an answer is off by 1 to 9; such rows are true in
+  `wrong` bool[B]. A policy that imitates them answers rightly about that much
+  less often, which leaves room for a reward.
+
+  Args:
+    config: section with the fields of `defaults`, None for all of them.
+    split: "train" or "test".
+    batch_size: B.
+    seed: of the problems.
+
+  Returns:
+    An iterator with `get_state` and `set_state`.
+
+  Raises:
+    UserError: fields that cannot work.
+  """
+  return Problems(_config(config), split, batch_size, seed, _rows)
+
+
+def verifier(tok: tokens.CharTokenizer) -> Callable[..., Score]:
+  """Exact match on tokens, inside a compiled function.
+
+  Args:
+    tok: of `tokenizer`.
+
+  Returns:
+    (Rollout, batch) -> Score. `correct` (also the value) is 1 where the
+    actions of a row are the answer and eos, nothing more or less;
+    `well_formed` is 1 where they are an integer without leading zeros and
+    eos. Masks decide what was written, so pad may equal eos.
+  """
+  digit, minus = tok.encode("0")[0], tok.encode("-")[0]
+  eos = tok.eos_ids[0]
+
+  def score(rollout: Rollout, batch: Mapping[str, Any]) -> Score:
+    token, action = rollout.tokens, rollout.action
+    answer = jnp.asarray(batch["answer"])[rollout.group]
+    wanted = jnp.asarray(batch["answer_mask"])[rollout.group]
+    rank = jnp.cumsum(action, 1) - 1  # place of an action in its completion
+    count = jnp.sum(action, 1)
+    place = jnp.clip(rank, 0, answer.shape[1] - 1)
+    same = token == jnp.take_along_axis(answer, place, 1)
+    correct = jnp.all(same | ~action, 1) & (count == jnp.sum(wanted, 1))
+
+    first = action & (rank == 0)
+    sign = jnp.any(first & (token == minus), 1)
+    body = action & (rank >= sign[:, None]) & (rank < count[:, None] - 1)
+    is_digit = (token >= digit) & (token < digit + 10)
+    ends = jnp.any(action & (rank == count[:, None] - 1) & (token == eos), 1)
+    size = count - 1 - sign
+    lead = action & (rank == sign[:, None])
+    zero = jnp.any(lead & (token == digit), 1)
+    plain = ~zero | ((size == 1) & ~sign)
+    well = jnp.all(is_digit | ~body, 1) & ends & (size >= 1) & plain
+    value = correct.astype(jnp.float32)
+    return Score(
+      value=value,
+      valid=jnp.ones(value.shape, bool),
+      components={"correct": value, "well_formed": well.astype(jnp.float32)},
+    )
+
+  return score
+
+
+class Problems:
+  """An endless iterator of batches; batch k depends on (seed, split, k) alone.
+
+  Args:
+    c: all fields of `defaults`.
+    split: "train" or "test".
+    batch_size: global batch.
+    seed: of the problems.
+    build: (c, problems i64[b, 3], generator) -> batch.
+    process_index: this host.
+    process_count: hosts.
+
+  Raises:
+    UserError: an unknown split, or sizes that cannot work.
+  """
+
+  def __init__(
+    self,
+    c: Mapping[str, Any],
+    split: str,
+    batch_size: int,
+    seed: int,
+    build: Callable[..., dict[str, np.ndarray]],
+    process_index: int = 0,
+    process_count: int = 1,
+  ):
+    data.check_batch(batch_size, seed, process_index, process_count)
+    if split not in _SPLITS or (split == "test" and not c["holdout"]):
+      raise UserError(
+        f"there is no split {split!r} (holdout={c['holdout']})",
+        "problems are split by a hash",
+        "use 'train', or 'test' with holdout above 0",
+      )
+    size = batch_size // process_count
+    self._own = slice(process_index * size, (process_index + 1) * size)
+    self._c, self._build, self._next = c, build, 0
+    self._facts = {
+      "split": split,
+      "batch_size": batch_size,
+      "seed": int(seed),
+      "digest": f"{c['digits']}{c['operations']}{c['holdout']}:{c['noise']}",
+    }
+
+  def __iter__(self) -> Problems:
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    f = self._facts
+    index = _SPLITS.index(f["split"])
+    generator = np.random.default_rng([f["seed"], index, self._next])
+    problems = _draw(self._c, index, f["batch_size"], generator)
+    self._next += 1
+    batch = self._build(self._c, problems, generator)
+    return {k: v[self._own] for k, v in batch.items()}
+
+  def get_state(self) -> dict[str, Any]:
+    """The position as plain values; the next batch is `next_batch`."""
+    return {"next_batch": self._next, **self._facts}
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    """Goes to a position.
+
+    Args:
+      state: of `get_state`.
+
+    Raises:
+      UserError: the state is of other problems.
+    """
+    data.check_state(state, self._facts)
+    self._next = int(state["next_batch"])
+
+
+def in_test(problems: np.ndarray, holdout: float) -> np.ndarray:
+  """Which problems are held out: a hash of operation and operands.
+
+  a+b and b+a, a*b and b*a count as one problem, so neither side of the split
+  gives away the other.
+
+  Args:
+    problems: i64[n, 3], index in "+-*", a, b.
+    holdout: share in [0, 1).
+
+  Returns:
+    bool[n].
+  """
+  op, a, b = (problems[:, i].astype(np.uint64) for i in range(3))
+  swap = (op != ALPHABET.index("-") - 10) & (a > b)
+  a, b = np.where(swap, b, a), np.where(swap, a, b)
+  x = op + np.uint64(3) * (a * np.uint64(10**9) + b)
+  with np.errstate(over="ignore"):  # splitmix64 wraps around
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = x ^ (x >> np.uint64(31))
+  return (x >> np.uint64(11)).astype(np.float64) < holdout * 2.0**53
+
+
+def _draw(c, split: int, n: int, generator) -> np.ndarray:
+  """n problems of a split, uniform over it: i64[n, 3]."""
+  ops = np.asarray([ALPHABET.index(o) - 10 for o in c["operations"]])
+  found, size = [], 0
+  for _ in range(_TRIES):
+    count = max(64, 2 * (n - size))
+    operands = generator.integers(0, 10 ** c["digits"], (count, 2))
+    op = ops[generator.integers(0, len(ops), count)]
+    drawn = np.column_stack([op, operands])
+    drawn = drawn[in_test(drawn, c["holdout"]) == bool(split)]
+    found.append(drawn)
+    size += len(drawn)
+    if size >= n:
+      return np.concatenate(found)[:n]
+  raise UserError(
+    f"hardly any problems in split {_SPLITS[split]!r} with"
+    f" digits={c['digits']}, holdout={c['holdout']}",
+    "a batch of them could not be drawn",
+    "set holdout between 0.05 and 0.5, or more digits",
+  )
+
+
+def _values(problems: np.ndarray) -> np.ndarray:
+  op, a, b = problems.T
+  return np.select([op == 0, op == 1, op == 2], [a + b, a - b, a * b])
+
+
+def _prompts(c, problems, generator) -> dict[str, np.ndarray]:
+  del generator
+  return _encode(c, problems, _values(problems))
+
+
+def _rows(c, problems, generator) -> dict[str, np.ndarray]:
+  """Prompts, right answers, and rows that show an answer, wrong or right."""
+  value = _values(problems)
+  top = 10 ** c["digits"] - 1
+  op = problems[:, 0]
+  high = np.select([op == 0, op == 1, op == 2], [2 * top, top, top * top])
+  low = np.where(op == 1, -top, 0)
+  shift = generator.integers(1, 10, len(value))
+  shift *= generator.choice([-1, 1], len(value))
+  inside = (value + shift >= low) & (value + shift <= high)
+  other = value + np.where(inside, shift, -shift)
+  wrong = generator.random(len(value)) < c["noise"]
+  batch = _encode(c, problems, value)
+  shown = _encode(c, problems, np.where(wrong, other, value))
+  mask = batch["prompt_mask"]
+  row = np.concatenate([shown["prompt"], shown["answer"]], 1)
+  attend = np.concatenate([mask, shown["answer_mask"]], 1)
+  loss = np.concatenate([np.zeros_like(mask), shown["answer_mask"]], 1)
+  shown = {"tokens": row, "attend": attend, "loss": loss, "wrong": wrong}
+  return {**batch, **shown}
+
+
+def _encode(c, problems, values) -> dict[str, np.ndarray]:
+  tok = tokenizer(c)
+  ask = [tok.encode(f"{a}{'+-*'[o]}{b}=") for o, a, b in problems.tolist()]
+  say = [[*tok.encode(str(v)), tok.eos_ids[0]] for v in values.tolist()]
+  prompt, prompt_mask = tokens.left_pad(ask, _prompt_length(c), tok.pad_id)
+  answer, answer_mask = tokens.right_pad(say, _answer_length(c), tok.pad_id)
+  return {
+    "prompt": prompt,
+    "prompt_mask": prompt_mask,
+    "answer": answer,
+    "answer_mask": answer_mask,
+  }
+
+
+def _prompt_length(c) -> int:
+  return 2 * c["digits"] + 2
+
+
+def _answer_length(c) -> int:
+  digits = c["digits"]
+  sizes = {"+": digits + 1, "-": digits + 1, "*": 2 * digits}
+  return max(sizes[o] for o in c["operations"]) + 1
+
+
+def _config(config: Any) -> dict[str, Any]:
+  c = data.section(config, defaults())
+  if not isinstance(c["digits"], int) or not 1 <= c["digits"] <= 9:
+    raise UserError(
+      f"digits={c['digits']!r}", "it is the size of operands", "use 1 to 9"
+    )
+  ops = c["operations"]
+  if not ops or set(ops) - set("+-*") or len(set(ops)) != len(ops):
+    raise UserError(
+      f"operations={ops!r}",
+      "each is drawn equally often",
+      "use one or more of '+', '-', '*', such as '+-'",
+    )
+  for name in ("holdout", "noise"):
+    share = c[name]
+    top = 0.5 if name == "holdout" else 1
+    if not isinstance(share, (int, float)) or not 0 <= share <= top:
+      raise UserError(
+        f"{name}={share!r}", "it is a share", f"use a number from 0 to {top}"
+      )
+  if c["holdout"] and c["digits"] == 1:
+    grid = np.stack(np.meshgrid(range(3), range(10), range(10)), -1)
+    here = [ALPHABET.index(o) - 10 for o in ops]
+    grid = grid.reshape(-1, 3)
+    grid = grid[np.isin(grid[:, 0], here)]
+    if not in_test(grid, c["holdout"]).any():
+      raise UserError(
+        f"holdout={c['holdout']} of {len(grid)} problems holds out none",
+        "the test split would be empty",
+        "use a larger holdout or more digits",
+      )
+  return c
