@@ -184,6 +184,32 @@ def state_shardings(
   return jax.tree.unflatten(jax.tree.structure(abstract_tree), shardings)
 
 
+def pin(tree: Any, axes_tree: Any, rules: Rules = TRAIN_RULES) -> Any:
+  """Constrains arrays inside jit to the layout of `state_shardings`.
+
+  Without it the compiler chooses the layout of a step's new state, and the
+  next call would find another one than it was compiled for.
+
+  Args:
+    tree: traced arrays, e.g. a new State.
+    axes_tree: tree of tuples of logical names.
+    rules: (logical name, mesh axis or axes or None) pairs.
+
+  Returns:
+    tree; unchanged without a mesh in context.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return tree
+  pinned = [
+    jax.lax.with_sharding_constraint(
+      leaf, _spec(name, leaf.shape, axes, dict(rules), mesh)[0]
+    )
+    for name, leaf, axes in _matched(tree, axes_tree)
+  ]
+  return jax.tree.unflatten(jax.tree.structure(tree), pinned)
+
+
 def with_shardings(abstract_tree: Any, shardings: Any) -> Any:
   """Abstract arrays that know where they live, for `Checkpointer.restore`.
 

@@ -132,7 +132,7 @@ class Method(NamedTuple):
   Attributes:
     init: key -> State.
     step: (State, batch, key) -> (State, metrics).
-    evaluate: (State, batch, key) -> metrics.
+    evaluate: (State, batch, key, whole batch) -> metrics, rollout, score.
     phases: the parts of `step` for online methods, else None.
   """
 

@@ -56,7 +56,9 @@ def regularised(loss: policy.Loss, c) -> policy.Loss:
     )
   terms = []
   if c.kl_beta:
-    terms.append(policy.kl_penalty(KL[c.kl], kl.k3, c.kl_beta))
+    # Off-policy the reverse gradient needs pi / pi_old; GRPO's k3 has none.
+    weight = policy.importance_ratio if c.kl == "reverse" else None
+    terms.append(policy.kl_penalty(KL[c.kl], kl.k3, c.kl_beta, weight))
   if c.entropy:
     terms.append(policy.entropy_bonus(c.entropy))
   return policy.add(loss, *terms) if terms else loss

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreward.models.config import TransformerConfig
+from rlreward.ops import mesh
 
 Array = jax.Array
 _NEG = -1e30
@@ -262,6 +263,9 @@ class Embed(nn.Module):
       (self.rows, c.width),
       jnp.dtype(c.param_dtype),
     )
+    # Gathered over fsdp first: rows then come out split like the batch.
+    rows = mesh.TENSOR if self.axis == "vocab" else None
+    table = mesh.constrain(table, rows, None)
     return jnp.take(table, index, axis=0).astype(c.compute_dtype)
 
 

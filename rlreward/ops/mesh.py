@@ -35,3 +35,11 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
       parts *= mesh.shape[name]
     spec.append(axis if parts > 1 and size % parts == 0 else None)
   return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def data_shards() -> int:
+  """Parts that the mesh in context splits a batch into; 1 without one."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or "fsdp" not in mesh.axis_names:
+    return 1
+  return mesh.shape["replica"] * mesh.shape["fsdp"]

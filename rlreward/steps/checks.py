@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlreward import errors
+from rlreward.ops import mesh
 from rlreward.sampling import decode
 from rlreward.steps import batching, roles
 from rlreward.types import Task
@@ -114,5 +115,6 @@ def online(config, task: Task, spec: decode.Spec) -> None:
     config.prompts_per_step // config.updates_per_step,
     config.samples_per_prompt,
     config.microbatch,
+    mesh.data_shards(),
   )
   vocabulary(config, task)

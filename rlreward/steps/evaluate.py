@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rlreward import sharding
 from rlreward.ops import masked
 from rlreward.sampling import decode
 from rlreward.steps import judge, roles
@@ -62,7 +63,11 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
   def sample(state: State, batch, key):
     return decode.generate(
       actor.model,
-      actor.variables(state.params, state.frozen),
+      sharding.pin(
+        actor.variables(state.params, state.frozen),
+        actor.axes,
+        sharding.DECODE_RULES,
+      ),
       batch["prompt"],
       batch["prompt_mask"],
       key,

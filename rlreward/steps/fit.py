@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlreward import errors
-from rlreward.ops import masked
+from rlreward import errors, sharding
+from rlreward.ops import masked, mesh
 from rlreward.steps import (
   accumulate,
   batching,
@@ -50,7 +50,8 @@ def make(config, task: Task, *, loss: Loss) -> Method:
     )
   actor = roles.policy(config.model)
   opt = optimizer.make(config.optimizer, config.steps)
-  batching.plan(config.prompts_per_step, 1, config.microbatch)
+  shards = mesh.data_shards()
+  plan = batching.plan(config.prompts_per_step, 1, config.microbatch, shards)
 
   def init(key, variables=None) -> State:
     params, frozen = actor.init(key, variables)
@@ -72,7 +73,6 @@ def make(config, task: Task, *, loss: Loss) -> Method:
       sums = {k: masked.masked_sum(v, mask) for k, v in metrics.items()}
       return masked.masked_sum(loss_BxL, mask) / weight, (sums, {})
 
-    plan = batching.plan(batch["tokens"].shape[0], 1, config.microbatch)
     value, sums, _, grads = accumulate.gradient(
       piece_loss, state.params, dict(batch), plan
     )
@@ -86,6 +86,6 @@ def make(config, task: Task, *, loss: Loss) -> Method:
       params=optax.apply_updates(state.params, change),
       opt=opt_state,
     )
-    return state, metrics
+    return sharding.pin(state, actor.axes), metrics
 
   return Method(init, step, evaluate.make(config, task, actor))

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlreward import errors
+from rlreward import errors, sharding
 from rlreward.models import score as score_lib
 from rlreward.ops import advantage as advantage_lib
 from rlreward.ops import kl as kl_lib
-from rlreward.ops import masked, policy
+from rlreward.ops import masked, mesh, policy
 from rlreward.sampling import decode
 from rlreward.steps import (
   accumulate,
@@ -80,6 +80,7 @@ def make(
   actor = roles.policy(config.model)
   model = actor.model
   opt = optimizer.make(config.optimizer, config.steps * updates * config.epochs)
+  shards = mesh.data_shards()
   whole = batching.plan(b, g, 0)
   outer = batching.Plan(b, g, updates)
   referenced = "reference_logp" in loss.needs or config.reference == "always"
@@ -98,7 +99,12 @@ def make(
     )
 
   def sample(state: State, batch, key) -> Rollout:
-    variables = actor.variables(state.params, state.frozen)
+    # Weights are gathered once for all tokens, not once for each.
+    variables = sharding.pin(
+      actor.variables(state.params, state.frozen),
+      actor.axes,
+      sharding.DECODE_RULES,
+    )
     prompt, mask = batch["prompt"], batch["prompt_mask"]
     return decode.generate(
       model, variables, prompt, mask, key, spec, state.step
@@ -173,11 +179,11 @@ def make(
     return params, opt_state, metrics
 
   def update(state: State, rollout: Rollout, score: Score):
-    inner = batching.plan(b // updates, g, config.microbatch)
+    inner = batching.plan(b // updates, g, config.microbatch, shards)
     adv, mask, reward, extra = credit(state, rollout, score)
     extras = {}
     if referenced:
-      full = batching.plan(b, g, inner.rows)
+      full = batching.plan(b, g, inner.rows, shards)
       extras["reference_logp"] = reference_logp(state, rollout, full)
     behaviour = jax.lax.stop_gradient(rollout.logp[:, -t:])
     old = None if updates * config.epochs == 1 else behaviour
@@ -215,7 +221,7 @@ def make(
     state = state._replace(
       step=state.step + 1, params=params, opt=opt_state, extra=extra
     )
-    return state, metrics
+    return sharding.pin(state, actor.axes), metrics
 
   def step(state: State, batch, key):
     rollout = sample(state, batch, key)
