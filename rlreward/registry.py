@@ -62,7 +62,8 @@ def task(config: Any) -> Any:
       "a task module has make(config) -> Task",
       f"use one of: {', '.join(tasks())}",
     )
-  return module.make(config)
+  task = module.make(config.task)
+  return task._replace(demonstrations=task.spec["sft_batches"])
 
 
 def tasks() -> list[str]:
