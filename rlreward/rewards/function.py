@@ -170,7 +170,8 @@ class Combined:
 
   Components of its scores: `<function>` for each value, `<function>/<part>`
   for parts and logged numbers, and `status` (an index of
-  `values.STATUS_NAMES`). A component is NaN where it was not given.
+  `values.STATUS_NAMES`, the worst of the row's functions). A component is NaN
+  where it was not given.
   """
 
   def __init__(self, pairs, decoder: view.Decoder, skip_special: bool):
@@ -203,7 +204,7 @@ class Combined:
       status = np.maximum(status, codes)
       for i, (judgement, row) in enumerate(zip(judgements, rows, strict=True)):
         parts = {f"{f.name}/{k}": v for k, v in judgement.parts.items()}
-        parts |= {f"{f.name}/{k}": v for k, v in row.logs.items()}
+        parts |= {f"{f.name}/{k}": v for k, v in dict(row.logs).items()}
         parts[f.name] = judgement.value
         for name, part in parts.items():
           column = found.setdefault(name, np.full(n, np.nan))
@@ -214,9 +215,10 @@ class Combined:
         elif weight and f.required:
           valid[i] = False
     valid &= judged
-    total = np.where(valid, total, 0.0).astype(np.float32)
-    if not np.isfinite(total).all():
-      i = int(np.argmin(np.isfinite(total)))
+    total = np.where(valid, total, 0.0)
+    fits = np.abs(total) <= np.finfo(np.float32).max
+    if not fits.all():
+      i = int(np.argmin(fits))
       raise RewardError(
         f"the weighted sum of rewards overflows on sample {i}",
         "an infinite reward makes every advantage of its group NaN",
@@ -227,7 +229,8 @@ class Combined:
     empty = np.full(n, np.nan)
     parts = {k: found.get(k, empty).astype(np.float32) for k in self._names}
     parts["status"] = status.astype(np.float32)
-    return Score(total, valid, None, parts)  # pyright: ignore
+    fields: Any = (total.astype(np.float32), valid, None, parts)
+    return Score(*fields)
 
 
 def status_shares(score: Score) -> dict[str, float]:

@@ -151,7 +151,8 @@ def judgements(value: Any, n: int) -> list[Judgement | BadValueError]:
   """
   if isinstance(value, Mapping):
     if not value:
-      raise BadValueError("an empty dict", "name at least one component")
+      fix = "name at least one component"
+      raise BadValueError("an empty dict", fix, f"{n} values a name", True)
     columns = {k: _entries(v, n, f" as {k!r}") for k, v in value.items()}
     rows = [{k: v[i] for k, v in columns.items()} for i in range(n)]
   else:

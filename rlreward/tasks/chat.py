@@ -173,10 +173,16 @@ class HfTokenizer:
         return_dict=True,
         return_assistant_tokens_mask=marks,
       )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except (
+      jinja2.TemplateError,
+      ArithmeticError,
+      TypeError,
+      ValueError,
+    ) as error:
       roles = [m["role"] for m in messages]
       raise UserError(
-        f"the chat template of {self.name} refused roles {roles}: {values.said(error)}",
+        f"the chat template of {self.name} refused roles {roles}:"
+        f" {values.said(error)}",
         "templates accept certain roles in a certain order only",
         "change the messages to the order that the template expects",
       ) from error
