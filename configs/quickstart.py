@@ -1,12 +1,12 @@
 """GRPO on arithmetic: a small base model learns from a verifiable reward.
 
-A 2-layer decoder is trained by SFT on additions of two-digit numbers, some of
-whose demonstrations are wrong, and then by GRPO on the exact answer. Held-out
+A 2-layer decoder is trained by SFT on additions of two-digit numbers, two in
+five of whose demonstrations are wrong, and then by GRPO on the exact answer. Held-out
 accuracy (sampled at temperature 1) rises by more than 0.25 over SFT.
 Paper of the method: DeepSeekMath, arXiv 2402.03300.
 
 Run:  rlreward train --config=configs/quickstart.py:mini
-About 2 minutes on 2 CPU cores.
+About 90 seconds on 2 CPU cores.
 At scale: configs/quickstart.py:pod (Qwen2.5-Math-1.5B on MATH levels 3-5).
 """
 
@@ -49,7 +49,7 @@ def get_config(arg="mini"):
   if arg == "pod":
     return pod(c)
   c.algorithm = "grpo"
-  c.steps = 150
+  c.steps = 200
   c.prompts_per_step = 32
   c.samples_per_prompt = 8
   c.sampling.max_new_tokens = 4
@@ -57,22 +57,23 @@ def get_config(arg="mini"):
   c.loss.kl_beta = 0.0
   c.reference = "always"
   c.model.update(width=64, layers=2, heads=4, kv_heads=4, head_dim=16, mlp=192)
-  c.task.update(name="arithmetic", digits=2, operations="+", noise=0.5)
+  c.task.update(name="arithmetic", digits=2, operations="+", noise=0.4)
   c.eval.update(every=50, prompts=512)
   c.checkpoint.every = 50
+  c.log.every = 10
   c.start.update(
     {
       "algorithm": "sft",
-      "steps": 600,
+      "steps": 2000,
       "prompts_per_step": 128,
       "optimizer": {
         "learning_rate": 3e-3,
-        "warmup_steps": 20,
+        "warmup_steps": 50,
         "schedule": "cosine",
       },
       "eval": {"every": 0},
-      "checkpoint": {"every": 600},
-      "log": {"every": 100},
+      "checkpoint": {"every": 1000},
+      "log": {"every": 250},
     }
   )
   return c
