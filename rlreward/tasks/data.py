@@ -230,7 +230,9 @@ class Stream:
     order = grain.MapDataset.range(rows).seed(seed)
     if shuffle:
       order = order.shuffle()
-    batches = order.repeat().batch(batch_size)
+    # Endless in practice; an endless repeat has no length that Grain can hold.
+    epochs = max(1, 2**48 // rows)
+    batches = order.repeat(epochs).batch(batch_size)
     batches = batches.map(lambda every: load(every[own], every))
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     self._iterator = iter(batches.to_iter_dataset(options))
