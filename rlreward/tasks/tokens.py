@@ -80,7 +80,7 @@ class CharTokenizer:
         "every character needs exactly one id",
         "list each character once",
       )
-    self.name = f"char:{alphabet}"
+    self.name = f"char:{alphabet!r}"
     self.has_chat = False
     self.pad_id = 0
     self.eos_ids: tuple[int, ...] = (0,) if pad_is_eos else (1,)
@@ -88,7 +88,7 @@ class CharTokenizer:
     self.bos_id = first if bos else None
     self.adds_bos = bos
     self._first = first + bos
-    self._alphabet = alphabet
+    self.alphabet = alphabet
     self.vocab_size = self._first + len(alphabet)
 
   def encode(self, text: str, bos: bool = False) -> list[int]:
@@ -103,11 +103,11 @@ class CharTokenizer:
     """
     ids = [self.bos_id] if bos and self.bos_id is not None else []
     for place, char in enumerate(text):
-      index = self._alphabet.find(char)
+      index = self.alphabet.find(char)
       if index < 0:
         raise UserError(
           f"character {char!r} at {place} of {head(text)} has no id",
-          f"the alphabet is {self._alphabet!r}",
+          f"the alphabet is {self.alphabet!r}",
           "write the text in these characters or extend the alphabet",
         )
       ids.append(self._first + index)
@@ -130,7 +130,7 @@ class CharTokenizer:
           f"set model.vocab={self.vocab_size}",
         )
       if i >= self._first:
-        out.append(self._alphabet[i - self._first])
+        out.append(self.alphabet[i - self._first])
       elif not skip_special:
         out.append(names.get(i, "<pad>"))
     return "".join(out)
@@ -154,6 +154,12 @@ def load(name: str) -> Tokens:
     UserError: not found, not loadable, or a download while
       RLREWARD_OFFLINE=1.
   """
+  if not name:
+    raise UserError(
+      "no tokenizer is named",
+      "text becomes ids through one",
+      "set task.tokenizer to a directory, a hub name or 'char:<alphabet>'",
+    )
   if name.startswith("char:"):
     return CharTokenizer(name[len("char:") :])
   import transformers
