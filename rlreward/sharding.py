@@ -198,7 +198,7 @@ def pin(tree: Any, axes_tree: Any, rules: Rules = TRAIN_RULES) -> Any:
   Returns:
     tree; unchanged without a mesh in context.
   """
-  mesh = jax.sharding.get_abstract_mesh()
+  mesh: Any = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return tree
   pinned = [

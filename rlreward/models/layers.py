@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -49,7 +49,7 @@ def inverse_frequencies(c: TransformerConfig, kind: str) -> np.ndarray:
 
   Reference: RoFormer, arXiv 2104.09864; Llama 3.1 for the "llama3" rule.
   """
-  theta = c.rope_theta
+  theta = c.rope_theta or 1.0
   if kind == "local" and c.rope_local_theta is not None:
     theta = c.rope_local_theta
   freq = 1.0 / theta ** (np.arange(0, c.head_dim, 2) / c.head_dim)
@@ -178,6 +178,12 @@ def _weigh(w, v, dtype):
   )
 
 
+def _param(module, name: str, init, axes, shape) -> Any:
+  """A parameter with logical axis names, in the config's storage type."""
+  boxed = nn.with_logical_partitioning(init, axes)
+  return module.param(name, boxed, shape, jnp.dtype(module.config.param_dtype))
+
+
 class Norm(nn.Module):
   """RMSNorm or LayerNorm over the last axis, computed in f32."""
 
@@ -192,20 +198,15 @@ class Norm(nn.Module):
     dtype = x.dtype
     offset = c.norm_offset
     init = nn.initializers.constant(1.0 - offset)
-    scale = self.param(
-      "scale",
-      nn.with_logical_partitioning(init, (None,)),
-      (self.size,),
-      jnp.dtype(c.param_dtype),
-    )
+    scale = _param(self, "scale", init, (None,), (self.size,))
     x = x.astype(jnp.float32)
     if kind == "layer":
       x = x - x.mean(-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + c.norm_eps)
     x = x * (offset + scale.astype(jnp.float32))
     if kind == "layer":
-      zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
-      bias = self.param("bias", zeros, (self.size,), jnp.dtype(c.param_dtype))
+      zeros = nn.initializers.zeros
+      bias = _param(self, "bias", zeros, (None,), (self.size,))
       x = x + bias.astype(jnp.float32)
     return x.astype(dtype)
 
@@ -223,12 +224,7 @@ class Linear(nn.Module):
     c = self.config
     fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
     shape = (x.shape[-1], self.features)
-    kernel = self.param(
-      "kernel",
-      nn.with_logical_partitioning(fan_in, self.axes),
-      shape,
-      jnp.dtype(c.param_dtype),
-    )
+    kernel = _param(self, "kernel", fan_in, self.axes, shape)
     y = x @ kernel.astype(x.dtype)
     if self.has_variable("lora", "a"):
       a = self.get_variable("lora", "a").astype(x.dtype)
@@ -236,12 +232,7 @@ class Linear(nn.Module):
       y = y + (x @ a) @ b * jnp.asarray(c.lora_scale, x.dtype)
     if self.bias:
       zeros = nn.initializers.zeros
-      bias = self.param(
-        "bias",
-        nn.with_logical_partitioning(zeros, self.axes[1:]),
-        (self.features,),
-        jnp.dtype(c.param_dtype),
-      )
+      bias = _param(self, "bias", zeros, self.axes[1:], (self.features,))
       y = y + bias.astype(y.dtype)
     return y
 
@@ -257,12 +248,8 @@ class Embed(nn.Module):
   def __call__(self, index):
     c = self.config
     init = nn.initializers.normal(c.width**-0.5)
-    table = self.param(
-      "embedding",
-      nn.with_logical_partitioning(init, (self.axis, "embed")),
-      (self.rows, c.width),
-      jnp.dtype(c.param_dtype),
-    )
+    axes = (self.axis, "embed")
+    table = _param(self, "embedding", init, axes, (self.rows, c.width))
     # Gathered over fsdp first: rows then come out split like the batch.
     rows = mesh.TENSOR if self.axis == "vocab" else None
     table = mesh.constrain(table, rows, None)
@@ -313,6 +300,7 @@ class Attention(nn.Module):
 
   def _together(self, q, k, v, view: View, attend):
     """Prompts among themselves, completions on their prompt and themselves."""
+    assert view.prompt is not None
     b, p = view.prompt.shape[:2]
     n, t = view.own.shape[:2]
     turn = lambda z: z.transpose(0, 2, 1, 3)

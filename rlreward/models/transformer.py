@@ -25,6 +25,10 @@ Array = jax.Array
 Variables = Any
 
 
+# How the scan over layers hands on its inputs: views to all, kinds one by one.
+AXES: Any = (nn.broadcast, 0)
+
+
 class Prefix(NamedTuple):
   """Keys and values of B prompts, shared by the rows that continue them.
 
@@ -137,7 +141,7 @@ class Decoder(nn.Module):
       self._block(),
       variable_axes={"params": 0, "lora": 0},
       split_rngs={"params": True},
-      in_axes=(nn.broadcast, 0),
+      in_axes=AXES,
       length=c.layers,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
@@ -147,12 +151,12 @@ class Decoder(nn.Module):
   def _loop(self, x, views, past, cache, index):
     keys, values = [], []
     for i, kind in enumerate(self.config.layer_kinds):
-      block = self._block()(self.config, keep=True, name=f"layers_{i}")
+      block: Any = self._block()(self.config, keep=True, name=f"layers_{i}")
       shared = None if past is None else (past.k[i], past.v[i])
       own = None if cache is None else (cache.k[i], cache.v[i], index)
-      x, (k, v) = block(x, (views[kind],), None, shared, own)
-      keys.append(k)
-      values.append(v)
+      x, kv = block(x, (views[kind],), None, shared, own)
+      keys.append(kv[0])
+      values.append(kv[1])
     return x, (tuple(keys), tuple(values))
 
 
@@ -272,10 +276,10 @@ def build(config: TransformerConfig) -> Model:
         ),
       )
     )
-    x, (k, v) = flat.apply(
+    out: Any = flat.apply(
       variables, tokens, position, see, prefix, cache, index
     )
-    return x, Cache(k, v, *own)
+    return out[0], Cache(*out[1], *own)
 
   def unstack(variables):
     return {name: _unstack(tree) for name, tree in variables.items()}

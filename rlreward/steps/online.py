@@ -9,6 +9,7 @@ and the update share the same forward pass.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def make(
   *,
   loss: policy.Loss,
   advantage: Advantage,
-  aggregate: str,
+  aggregate: masked.Mode,
   shaping: Shaping | None = None,
   keep: Callable[[Score], Array] | None = None,
 ) -> Method:
@@ -174,7 +175,9 @@ def make(
     change, opt_state = opt.update(grads, opt_state, params)
     params = optax.apply_updates(params, change)
     count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
-    metrics = {_NAMES.get(k, k): v / count for k, v in sums.items()}
+    metrics: dict[str, Any] = {
+      _NAMES.get(k, k): v / count for k, v in sums.items()
+    }
     metrics.update(peaks, loss=value, grad_norm=optax.tree.norm(grads))
     return params, opt_state, metrics
 
@@ -189,6 +192,7 @@ def make(
     old = None if updates * config.epochs == 1 else behaviour
     rows = (rollout, adv, mask, old, extras)
     params, opt_state = state.params, state.opt
+    metrics: dict[str, Any]
     if updates * config.epochs == 1:
       params, opt_state, metrics = one_update(
         params, opt_state, state.frozen, rows, inner
@@ -197,9 +201,12 @@ def make(
       cut = accumulate.cut(outer, rows)
 
       def body(carry, index):
+        params, opt_state = carry
         piece = jax.tree.map(lambda x: x[index], cut)
-        *carry, metrics = one_update(*carry, state.frozen, piece, inner)
-        return tuple(carry), metrics
+        params, opt_state, metrics = one_update(
+          params, opt_state, state.frozen, piece, inner
+        )
+        return (params, opt_state), metrics
 
       order = jnp.tile(jnp.arange(updates), config.epochs)
       (params, opt_state), every = jax.lax.scan(
@@ -209,7 +216,10 @@ def make(
       # Later updates differ from the sampler by intent; the first must not.
       for name in ("logprob_abs_diff", "logprob_abs_diff_max"):
         metrics[name] = every[name][0]
-    metrics.update(_describe(rollout, score, reward, adv, mask, whole))
+    metrics = {
+      **metrics,
+      **_describe(rollout, score, reward, adv, mask, whole),
+    }
     rows_out = {"advantage": adv, "reward": reward}
     if referenced:
       act = rollout.action[:, -t:]
@@ -250,7 +260,7 @@ def accuracy(name: str) -> Callable[[Score], Array]:
   return read
 
 
-_NAMES = {"kl": "kl_loss"}
+_NAMES: dict[str, str] = {"kl": "kl_loss"}
 
 
 def _temperature(rollout: Rollout) -> Array:
