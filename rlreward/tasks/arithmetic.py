@@ -48,8 +48,8 @@ def make(
     process_count: hosts; each makes its slice of a batch.
 
   Returns:
-    Task whose reward is its gold and can be compiled; `spec["sft_batches"]`
-    is `sft_batches` of this config.
+    Task whose reward is its gold and can be compiled; its demonstrations
+    (`spec["sft_batches"]` too) are `sft_batches` of this config.
 
   Raises:
     UserError: fields that cannot work.
@@ -79,7 +79,7 @@ def make(
     "columns": ("answer", "answer_mask"),
     "sft_batches": demonstrations,
   }
-  return Task(batches, reward, reward, spec)
+  return Task(batches, reward, reward, spec, demonstrations)
 
 
 def tokenizer(config: Any = None) -> tokens.CharTokenizer:

@@ -140,6 +140,10 @@ class HfTokenizer:
       )
     return ids, out
 
+  def save(self, directory: Any) -> None:
+    """Writes the tokenizer's own files, for `tokens.load` and others."""
+    self._hf.save_pretrained(save_directory=str(directory))
+
   def _turn(self, messages, ids, turn) -> tuple[int, int]:
     """Where a turn lies in ids, by rendering what comes before and with it."""
     before = self._render(messages[:turn], header=True)[0] if turn else []

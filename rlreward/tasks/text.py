@@ -62,8 +62,8 @@ def make(
     process_count: hosts; each reads its slice of a batch.
 
   Returns:
-    Task; `spec["report"]` has the counts of each split and
-    `spec["sft_batches"]` is `sft_batches` of this config.
+    Task; `spec["report"]` has the counts of each split; its demonstrations
+    (`spec["sft_batches"]` too) are `sft_batches` of this config.
 
   Raises:
     UserError: data, columns, prompts or rewards that cannot work.
@@ -156,7 +156,7 @@ def make(
     "report": {k: r.counts for k, r in splits.items()},
     "sft_batches": demonstrations,
   }
-  return Task(batches, reward, None, spec)
+  return Task(batches, reward, None, spec, demonstrations)
 
 
 def sft_batches(

@@ -17,6 +17,8 @@ from rlreward.errors import UserError
 from rlreward.rewards import values
 from rlreward.tasks.chat import HfTokenizer, head, no_template
 
+_CHARS = "char_tokenizer.json"
+
 
 class Tokens(Protocol):
   """What the package needs of a tokenizer.
@@ -56,6 +58,10 @@ class Tokens(Protocol):
     """A whole chat to ids and a mask of what the assistant wrote."""
     ...
 
+  def save(self, directory: Any) -> None:
+    """Writes files that `load` reads from this directory."""
+    ...
+
 
 class CharTokenizer:
   """One id per character, for miniatures: pad, eos, bos, then the alphabet.
@@ -88,7 +94,7 @@ class CharTokenizer:
     self.bos_id = first if bos else None
     self.adds_bos = bos
     self._first = first + bos
-    self.alphabet = alphabet
+    self.alphabet, self._pad_is_eos = alphabet, pad_is_eos
     self.vocab_size = self._first + len(alphabet)
 
   def encode(self, text: str, bos: bool = False) -> list[int]:
@@ -143,12 +149,24 @@ class CharTokenizer:
     """Always raises: characters have no chat form."""
     raise no_template(self.name)
 
+  def save(self, directory: Any) -> None:
+    """Writes `char_tokenizer.json` for `load`."""
+    folder = pathlib.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {
+      "alphabet": self.alphabet,
+      "pad_is_eos": self._pad_is_eos,
+      "bos": self.adds_bos,
+    }
+    (folder / _CHARS).write_text(json.dumps(fields) + "\n")
+
 
 def load(name: str) -> Tokens:
   """A tokenizer from a local directory first, else from the hub.
 
   Args:
-    name: "char:<alphabet>", a directory, or a hub name.
+    name: "char:<alphabet>", a directory (of `save` or of transformers), or a
+      hub name.
 
   Raises:
     UserError: not found, not loadable, or a download while
@@ -162,9 +180,11 @@ def load(name: str) -> Tokens:
     )
   if name.startswith("char:"):
     return CharTokenizer(name[len("char:") :])
+  folder = pathlib.Path(name).expanduser()
+  if (folder / _CHARS).is_file():
+    return CharTokenizer(**json.loads((folder / _CHARS).read_text()))
   import transformers
 
-  folder = pathlib.Path(name).expanduser()
   local = folder.is_dir()
   looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
   fix = "give a directory with tokenizer.json and tokenizer_config.json"

@@ -98,7 +98,9 @@ FORMS = [per_sample, batched, by_name, lists, later, later_batched, Callable()]
 FORMS += [reward(timeout=5.0)(by_name), reward(timeout=5.0)(batched)]
 
 
-@pytest.mark.parametrize("f", FORMS, ids=lambda f: reward(f).name)
+@pytest.mark.parametrize(
+  "f", FORMS, ids=lambda f: type(f).__name__ + reward(f).name
+)
 def test_every_form_gives_the_same_score(f):
   s = score(f)
   np.testing.assert_array_equal(s.value, [1, 0, 1, 0])
@@ -331,7 +333,7 @@ def test_wrong_values_of_a_sample(case, timeout):
     ({}, "an empty dict"),
     ({1.0, 2.0}, "a set"),
   ],
-  ids=str,
+  ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_wrong_batches(wrong, words):
   def broken(batch):
@@ -371,9 +373,7 @@ def leaving(sample):
   raise SystemExit(3)
 
 
-@pytest.mark.parametrize(
-  "f", [raising, raising_later, raising_batch, leaving], ids=str
-)
+@pytest.mark.parametrize("f", [raising, raising_later, raising_batch, leaving])
 @pytest.mark.parametrize("timeout", [None, 5.0])
 def test_exceptions_name_everything(f, timeout):
   with pytest.raises(RewardError) as caught:

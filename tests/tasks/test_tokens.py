@@ -109,10 +109,23 @@ def test_load_a_directory_with_several_stop_ids(tmp_path):
   assert isinstance(tokens.load("char:ab"), CharTokenizer)
 
 
+def test_save_and_load(tmp_path):
+  g, tok = golden("llama3")
+  tok.save(tmp_path)
+  again = tokens.load(str(tmp_path))
+  assert again.chat_with_mask(g["messages"]) == tok.chat_with_mask(
+    g["messages"]
+  )
+  assert again.eos_ids == tok.eos_ids
+
+
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 @pytest.mark.parametrize("bos", [False, True])
-def test_characters(pad_is_eos, bos):
+def test_characters(pad_is_eos, bos, tmp_path):
   tok = CharTokenizer("ab=", pad_is_eos, bos)
+  tok.save(tmp_path)
+  same = tokens.load(str(tmp_path))
+  assert vars(same) == vars(tok)
   assert (tok.pad_id in tok.eos_ids) == pad_is_eos
   assert tok.vocab_size == 5 - pad_is_eos + bos
   ids = tok.encode("ab=a", bos=tok.adds_bos)
