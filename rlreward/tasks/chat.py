@@ -14,6 +14,8 @@ import numpy as np
 from rlreward.errors import UserError
 from rlreward.rewards import values
 
+UNKNOWN = "\ufffd"  # an id that the tokenizer does not have
+
 
 class HfTokenizer:
   """A transformers tokenizer.
@@ -69,12 +71,33 @@ class HfTokenizer:
     return self._one_bos(ids, text)
 
   def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-    """Ids to text; spaces are left as the tokens have them."""
-    return self._hf.decode(
-      token_ids=[int(i) for i in ids],
-      skip_special_tokens=skip_special,
-      clean_up_tokenization_spaces=False,
-    )
+    """Ids to text; spaces are left as the tokens have them.
+
+    A model may have more rows than there are ids; such ids become U+FFFD, so
+    that no reward takes them for text.
+    """
+    out: list[str] = []
+    run: list[int] = []
+
+    def flush() -> None:
+      if run:
+        out.append(
+          self._hf.decode(
+            token_ids=run,
+            skip_special_tokens=skip_special,
+            clean_up_tokenization_spaces=False,
+          )
+        )
+
+    for i in map(int, ids):
+      if i < self.vocab_size:
+        run.append(i)
+      else:
+        flush()
+        run = []
+        out.append(UNKNOWN)
+    flush()
+    return "".join(out)
 
   def chat(self, messages: Any) -> list[int]:
     """Messages and the header of the assistant's turn, through the template.

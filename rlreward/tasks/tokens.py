@@ -15,7 +15,7 @@ import numpy as np
 
 from rlreward.errors import UserError
 from rlreward.rewards import values
-from rlreward.tasks.chat import HfTokenizer, head, no_template
+from rlreward.tasks.chat import UNKNOWN, HfTokenizer, head, no_template
 
 _CHARS = "char_tokenizer.json"
 
@@ -122,20 +122,25 @@ class CharTokenizer:
   def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
     """The characters of ids; pad, eos and bos as `<pad>`, ... if kept.
 
+    A model may have more rows than there are ids; such ids become U+FFFD, so
+    that no reward takes them for text.
+
     Raises:
-      UserError: an id outside the vocabulary.
+      UserError: a negative id.
     """
     names = {self.eos_ids[0]: "<eos>", self.bos_id: "<bos>"}
     out = []
     for i in ids:
       i = int(i)
-      if not 0 <= i < self.vocab_size:
+      if i < 0:
         raise UserError(
-          f"id {i} is not in a vocabulary of {self.vocab_size}",
-          "the model has more rows than the tokenizer has ids",
-          f"set model.vocab={self.vocab_size}",
+          f"id {i} is negative",
+          "ids count from 0; masked slots must be left out by their mask",
+          "decode ids[mask]",
         )
-      if i >= self._first:
+      if i >= self.vocab_size:
+        out.append(UNKNOWN)
+      elif i >= self._first:
         out.append(self.alphabet[i - self._first])
       elif not skip_special:
         out.append(names.get(i, "<pad>"))

@@ -134,6 +134,15 @@ def test_characters(pad_is_eos, bos, tmp_path):
   assert len({*tok.encode("ab="), tok.pad_id, *tok.eos_ids}) == 5 - pad_is_eos
 
 
+@pytest.mark.parametrize("make", [lambda: CharTokenizer("ab"), None])
+def test_ids_beyond_the_tokenizer_are_no_text(make):
+  """Embeddings are often larger than the vocabulary."""
+  tok = make() if make else HfTokenizer(hf())
+  a, b = tok.encode("a"), tok.encode("b")
+  beyond = [tok.vocab_size, tok.vocab_size + 5]
+  assert tok.decode([*beyond[:1], *a, *beyond, *b]) == "\ufffda\ufffd\ufffdb"
+
+
 def test_left_and_right_pad():
   ids, mask = left_pad([[1, 2], [], [3, 4, 5]], 3, 9)
   np.testing.assert_array_equal(ids, [[9, 1, 2], [9, 9, 9], [3, 4, 5]])
@@ -164,7 +173,6 @@ BAD = {
   "alphabet": lambda: CharTokenizer("aba"),
   "no alphabet": lambda: CharTokenizer(""),
   "character": lambda: CharTokenizer("ab").encode("abc"),
-  "id": lambda: CharTokenizer("ab").decode([9]),
   "negative id": lambda: CharTokenizer("ab").decode([-1]),
   "char chat": lambda: CharTokenizer("ab").chat(chat(("user", "a"))),
   "char mask": lambda: CharTokenizer("ab").chat_with_mask([]),
