@@ -279,7 +279,7 @@ def build(config: TransformerConfig) -> Model:
     out: Any = flat.apply(
       variables, tokens, position, see, prefix, cache, index
     )
-    return out[0], Cache(*out[1], *own)
+    return out[0], Cache(out[1][0], out[1][1], *own)
 
   def unstack(variables):
     return {name: _unstack(tree) for name, tree in variables.items()}

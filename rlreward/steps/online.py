@@ -176,7 +176,7 @@ def make(
     params = optax.apply_updates(params, change)
     count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
     metrics: dict[str, Any] = {
-      _NAMES.get(k, k): v / count for k, v in sums.items()
+      _NAMES.get(str(k), str(k)): v / count for k, v in sums.items()
     }
     metrics.update(peaks, loss=value, grad_norm=optax.tree.norm(grads))
     return params, opt_state, metrics
