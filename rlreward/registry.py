@@ -62,8 +62,11 @@ def task(config: Any) -> Any:
       "a task module has make(config) -> Task",
       f"use one of: {', '.join(tasks())}",
     )
-  task = module.make(config.task)
-  return task._replace(demonstrations=task.spec["sft_batches"])
+  section = config.task.to_dict()
+  # Text is cut by the model's own tokenizer unless another one is named.
+  if not section.get("tokenizer") and config.model.path:
+    section["tokenizer"] = config.model.path
+  return module.make(section)
 
 
 def tasks() -> list[str]:
