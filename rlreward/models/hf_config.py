@@ -341,7 +341,7 @@ def _write_gpt2(c: TransformerConfig) -> Json:
     "activation_function": {"silu": "silu", "gelu_tanh": "gelu_new"}[
       c.activation
     ],
-    "scale_attn_weights": c.query_scale is None,
+    "scale_attn_weights": c.query_scale in (None, c.head_dim**-0.5),
     "tie_word_embeddings": c.tied,
   }
 
