@@ -78,8 +78,12 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
   def evaluate(state: State, batch, key, whole=None) -> Any:
     rollout = sample(state, judge.arrays(batch), key)
     score = judge.judge(gold, task, rollout, batch, whole or batch)
-    count = jnp.sum(score.valid)
-    read = lambda x: (masked.masked_sum(x, score.valid), count)
+
+    def read(x):
+      # A component may be missing (NaN) where the reward as a whole is valid.
+      known = jnp.asarray(score.valid) & jnp.isfinite(x)
+      return masked.masked_sum(jnp.asarray(x), known), jnp.sum(known)
+
     metrics = {"reward": read(score.value)}
     for name, part in score.components.items():
       metrics[name] = read(part)

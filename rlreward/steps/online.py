@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rlreward import errors, sharding
@@ -237,10 +238,20 @@ def make(
     rollout = sample(state, batch, key)
     return update(state, rollout, task.reward(rollout, batch))
 
+  compiled = jax.jit(update, donate_argnums=0)
+
+  def update_from_host(state: State, rollout: Rollout, score: Score):
+    """Components of a reward in Python may come and go: they stay outside."""
+    parts = score.components
+    used = {k: v for k, v in parts.items() if k == config.filter_on}
+    state, metrics = compiled(state, rollout, score._replace(components=used))
+    return state, {**metrics, **_component_means(score)}
+
+  on_device = task.spec["on_device"]
   phases = Phases(
     sample=jax.jit(sample),
-    score=jax.jit(task.reward) if task.spec["on_device"] else task.reward,
-    update=jax.jit(update, donate_argnums=0),
+    score=jax.jit(task.reward) if on_device else task.reward,
+    update=compiled if on_device else update_from_host,
   )
   return Method(init, step, evaluate.make(config, task, actor), phases)
 
@@ -268,6 +279,16 @@ def _temperature(rollout: Rollout) -> Array:
   return jax.lax.stop_gradient(rollout.sampling.temperature)
 
 
+def _component_means(score: Score) -> dict[str, float]:
+  """Means of components over the rows that have them, on the host."""
+  out = {}
+  for name, part in score.components.items():
+    known = np.asarray(score.valid) & np.isfinite(part)
+    if known.any():
+      out[f"reward/{name}"] = float(np.asarray(part)[known].mean())
+  return out
+
+
 def _describe(rollout, score, reward, adv, mask, plan) -> dict[str, Array]:
   """What a user watches: reward, length, endings, group collapse."""
   valid = score.valid
@@ -291,5 +312,7 @@ def _describe(rollout, score, reward, adv, mask, plan) -> dict[str, Array]:
     "tokens_seen": jnp.sum(rollout.attend, dtype=jnp.float32),
   }
   for name, part in score.components.items():
-    out[f"reward/{name}"] = masked.masked_mean(part, valid)
+    # A component may be missing (NaN) where the reward as a whole is valid.
+    known = valid & jnp.isfinite(part)
+    out[f"reward/{name}"] = masked.masked_mean(part, known)
   return out
