@@ -31,6 +31,7 @@ BASE = [
   "safetensors>=0.7",  # bfloat16 through numpy
   # Loaded lazily; array_record sources read without TensorFlow.
   "tensorflow-datasets>=4.9.10",
+  "importlib-resources>=6",  # tensorflow-datasets uses it without saying so
   "tensorboardX>=2.6.5",  # events without TensorFlow
   "tqdm>=4.66",
   "rich>=13.7",
