@@ -177,7 +177,8 @@ class Writer:
       return
     parts = [f"step {step}/{self._total}", "done" if last else f"eta {eta}"]
     for name, label, form in COLUMNS:
-      if name in metrics:
+      # On-policy the surrogate's value is 0 by construction: it tells nothing.
+      if name in metrics and not (name == "loss" and "reward" in metrics):
         value: Any = metrics[name]
         value = human(value) if "{}" in form else value
         parts.append(f"{label} {form.format(value)}")
