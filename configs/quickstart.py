@@ -1,8 +1,8 @@
 """GRPO on arithmetic: a small base model learns from a verifiable reward.
 
 A 2-layer decoder is trained by SFT on additions of two-digit numbers, two in
-five of whose demonstrations are wrong, and then by GRPO on the exact answer. Held-out
-accuracy (sampled at temperature 1) rises by more than 0.25 over SFT.
+five of whose demonstrations are wrong, and then by GRPO on the exact answer.
+Held-out accuracy (sampled at temperature 1) rises by more than 0.25 over SFT.
 Paper of the method: DeepSeekMath, arXiv 2402.03300.
 
 Run:  rlreward train --config=configs/quickstart.py:mini
@@ -11,7 +11,6 @@ At scale: configs/quickstart.py:pod (Qwen2.5-Math-1.5B on MATH levels 3-5).
 """
 
 from configs import common
-
 from rlreward.types import Arm
 
 ARMS = (Arm("grpo", {}),)
@@ -31,9 +30,7 @@ def pod(c):
   c.microbatch = 64
   c.sampling.update(max_new_tokens=3000, cache_dtype="bfloat16")
   c.optimizer.learning_rate = 1e-6
-  c.model.update(
-    path="Qwen/Qwen2.5-Math-1.5B", dtype="bfloat16", remat="full"
-  )
+  c.model.update(path="Qwen/Qwen2.5-Math-1.5B", dtype="bfloat16", remat="full")
   c.task.update(
     name="text",
     source="data/math_level3to5.jsonl",

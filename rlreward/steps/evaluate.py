@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from rlreward import sharding
-from rlreward.ops import masked
+from rlreward.models import score as score_lib
+from rlreward.ops import kl, masked
 from rlreward.sampling import decode
 from rlreward.steps import judge, roles
 from rlreward.types import LENGTH, State, Task
@@ -52,7 +53,8 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
     (state, batch, key, whole) -> {"metrics": {name: (sum, weight)}, "rollout",
     "score"}; sums and weights add up over batches. `batch` has its arrays on
     the mesh, `whole` is the batch of all processes that a reward on the host
-    reads.
+    reads. Where the State has a reference, `kl` is the mean over responses of
+    sum_t log pi / pi_ref, nats, at the sampling temperature.
   """
   spec = sampling_spec(config, task, 1, temperature=config.eval.temperature)
   gold = task.gold or task.reward
@@ -61,7 +63,7 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
 
   @jax.jit
   def sample(state: State, batch, key):
-    return decode.generate(
+    rollout = decode.generate(
       actor.model,
       sharding.pin(
         actor.variables(state.params, state.frozen),
@@ -74,9 +76,22 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
       spec,
       state.step,
     )
+    if "reference" not in state.frozen or not spec.temperature:
+      return rollout, None
+    t = spec.max_new_tokens
+    logp, _ = score_lib.completion_logprob(
+      actor.model,
+      actor.reference(state.frozen),
+      rollout.tokens,
+      rollout.attend,
+      rollout.tokens.shape[1] - t,
+      temperature=spec.temperature,
+    )
+    gap = kl.k1(rollout.logp[:, -t:], logp, limit=None)
+    return rollout, masked.masked_sum(gap, rollout.action[:, -t:], 1)
 
   def evaluate(state: State, batch, key, whole=None) -> Any:
-    rollout = sample(state, judge.arrays(batch), key)
+    rollout, divergence = sample(state, judge.arrays(batch), key)
     score = judge.judge(gold, task, rollout, batch, whole or batch)
 
     def read(x):
@@ -90,6 +105,8 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
     rows = jnp.asarray(rollout.finish.shape[0])
     metrics["length"] = (jnp.sum(rollout.action), rows)
     metrics["truncated"] = (jnp.sum(rollout.finish == LENGTH), rows)
+    if divergence is not None:
+      metrics["kl"] = (jnp.sum(divergence), rows)
     return {"metrics": metrics, "rollout": rollout, "score": score}
 
   return evaluate
