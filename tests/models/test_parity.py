@@ -99,7 +99,9 @@ def test_bf16_keeps_its_type_and_computes_close_to_torch(tmp_path):
   tokens, attend = make_goldens.rows()
   config, variables = pretrained.load(tmp_path, dtype="bfloat16")
   assert config.param_dtype == "bfloat16"
-  assert variables["params"]["layers"]["attn"]["q"]["kernel"].dtype == "bfloat16"
+  assert (
+    variables["params"]["layers"]["attn"]["q"]["kernel"].dtype == "bfloat16"
+  )
   full, cached = parity.ours(config, variables, tokens, attend)
   # bf16 keeps 8 bits: 2**-8 of logits of size 4, over three layers.
   scale = np.abs(theirs[attend]).max()
