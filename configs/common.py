@@ -110,7 +110,7 @@ def model() -> ml_collections.ConfigDict:
       "tied": False,
       "dtype": "float32",
       "param_dtype": "float32",
-      "remat": "none",  # none | dots | full
+      "remat": "dots",  # what layers keep: none (everything) | dots | full
       "lora_rank": 0,  # above 0: train an adapter, share the base
       "lora_alpha": 16.0,
       "lora_targets": ("q", "k", "v", "o", "gate", "up", "down"),

@@ -47,7 +47,9 @@ class TransformerConfig:
     lora_scale: alpha / rank, used where a "lora" collection is given.
     dtype: compute type; norms, softmax and logits are f32 regardless.
     param_dtype: storage type.
-    remat: "none", "dots" (keep products without batch axes) or "full".
+    remat: what a layer keeps for its gradient: "none" (all of it), "dots" (the
+      products with weights; faster than "none" where memory is slow) or
+      "full" (its input).
   """
 
   vocab: int
@@ -82,7 +84,7 @@ class TransformerConfig:
   lora_scale: float = 1.0
   dtype: str = "float32"
   param_dtype: str = "float32"
-  remat: str = "none"
+  remat: str = "dots"
 
   def __post_init__(self):
     kinds = self.layer_kinds or ("global",) * self.layers

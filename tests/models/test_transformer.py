@@ -49,7 +49,7 @@ SHAPES = {
     "kv_heads": 4,
   },
   "remat_full": {"remat": "full"},
-  "remat_dots": {"remat": "dots", "qkv_bias": True},
+  "remat_none": {"remat": "none", "qkv_bias": True},
 }
 B, G, P, T = 2, 3, 5, 6
 N = B * G
