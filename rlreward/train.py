@@ -51,6 +51,7 @@ def run(
   command: str = "",
   stage: str = "",
   stop_after: int | None = None,
+  task: Task | None = None,
 ) -> Result:
   """Trains what the config describes, from the last checkpoint if there is one.
 
@@ -61,6 +62,7 @@ def run(
     command: how to run this again, for the banner.
     stage: name of this stage where a run has several.
     stop_after: stop, with a checkpoint, after this many steps of this call.
+    task: what to learn, where it is made in Python; else the config's.
 
   Returns:
     Result.
@@ -78,11 +80,16 @@ def run(
   # ------------------------------------------------------------- mesh, task
   mesh = sharding.make_mesh(**config.mesh)
   if config.start:
-    warm = run(_start(config), workdir / "start", command=command,
-               stage=f"stage 1 of 2, {config.start.algorithm}")  # fmt: skip
+    warm = run(
+      _start(config),
+      workdir / "start",
+      command=command,
+      stage=f"stage 1 of 2, {config.start.algorithm}",
+      task=task,
+    )
     stage = stage or f"stage 2 of 2, {config.algorithm}"
   with jax.set_mesh(mesh):
-    task = registry.task(config)
+    task = task or registry.task(config)
     rows = config.prompts_per_step
     sharding.check_rows("prompts_per_step", rows, mesh)
     sharding.check_rows("eval.prompts", config.eval.prompts, mesh)
