@@ -1,6 +1,6 @@
 """Runs the arms of a config over seeds and records whether the claim holds.
 
-  python -m rlreward.claims configs/quickstart.py:mini --seeds=0,1,2
+python -m rlreward.claims configs/quickstart.py:mini --seeds=0,1,2
 """
 
 from __future__ import annotations

@@ -115,9 +115,7 @@ def evaluate(
   )
   batch = next(found.task.batches("test", found.config.eval.prompts, 0))
   key = jax.random.key(found.config.seed + 1)
-  state = State(
-    np.int32(found.step), {"policy": found.variables}, {}, (), key
-  )
+  state = State(np.int32(found.step), {"policy": found.variables}, {}, (), key)
   with jax.set_mesh(sharding.make_mesh()) as mesh:
     del mesh
     placed = sharding.process_batch(sharding.make_mesh(), batch)
