@@ -20,7 +20,7 @@ claims: .venv/.test
 	$(BIN)/python -m pytest -n 2 -m "claims or slow"
 
 bench: .venv/.base
-	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+	$(BIN)/python benchmarks/run.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
