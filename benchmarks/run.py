@@ -115,10 +115,15 @@ def median(reports: list[dict], key: str, field: str) -> float | None:
   return statistics.median(known) if known else None
 
 
+def row(cells: list[Any]) -> str:
+  """A line of a markdown table."""
+  return "| " + " | ".join(map(str, cells)) + " |"
+
+
 def lines(table: Table) -> list[str]:
   """Targets against what was reached, wall and core-seconds."""
-  out = ["| size | part | against | target | wall | core-s | reached |",
-         "|---|---|---|---|---|---|---|"]  # fmt: skip
+  head = ["size", "part", "against", "target", "wall", "core-s", "reached"]
+  out = [row(head), "|---" * len(head) + "|"]
   for size, key, peer, most in TARGETS:
     part = "first" if key == "peak_rss_mib" else "steady"
     cells = []
@@ -130,43 +135,38 @@ def lines(table: Table) -> list[str]:
       continue
     reached = "yes" if max(cells) <= most else "no"
     wall, cpu = (f"{c:.2f}" for c in cells)
-    out.append(
-      f"| {size} | {key} | {peer} | {most:.2f} | {wall} | {cpu} | {reached} |"
-    )
+    out.append(row([size, key, peer, f"{most:.2f}", wall, cpu, reached]))
   for part, most in FIRST:
     value = median(table["S", part, "rlreward"], "first_step_s", "")
     if value is not None:
       reached = "yes" if value <= most else "no"
-      out.append(
-        f"| S | first step, {'cold' if part == 'first' else 'with cache'} |"
-        f" - | {most:.0f} s | {value:.1f} s | - | {reached} |"
-      )
+      name = "first step, " + ("cold" if part == "first" else "with cache")
+      cells = ["S", name, "-", f"{most:.0f} s", f"{value:.1f} s", "-", reached]
+      out.append(row(cells))
   return out
 
 
 def details(table: Table) -> list[str]:
   """Wall and core-seconds of each part and peer."""
   out = []
+  parts = ("generate", "score", "update", "update_with_reference", "grpo_step")
   for size in sorted({k[0] for k in table}):
-    names = [p for p in ("rlreward", "purejax", "tunix", "trl")
-             if table[size, "steady", p]]  # fmt: skip
-    out += [f"\nsize {size}: wall / core-seconds", "| part | "
-            + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]  # fmt: skip
-    for key in ("generate", "score", "update", "update_with_reference",
-                "grpo_step"):  # fmt: skip
+    known = ("rlreward", "purejax", "tunix", "trl")
+    names = [p for p in known if table[size, "steady", p]]
+    out += ["", f"size {size}: wall / core-seconds", row(["part", *names])]
+    out.append("|---" * (len(names) + 1) + "|")
+    for key in parts:
       cells = []
       for name in names:
-        rows = table[size, "steady", name]
-        wall = median(rows, key, "quiet_s")
-        cpu = median(rows, key, "cpu_median_s")
+        found = table[size, "steady", name]
+        wall = median(found, key, "quiet_s")
+        cpu = median(found, key, "cpu_median_s")
         cells.append(f"{wall:.2f} / {cpu:.2f}" if wall and cpu else "-")
-      out.append(f"| {key} | " + " | ".join(cells) + " |")
-    cells = [median(table[size, "first", n], "peak_rss_mib", "") for n in names]
-    out.append("| peak MiB, one step | "
-               + " | ".join(f"{c:.0f}" if c else "-" for c in cells) + " |")  # fmt: skip
-    cells = [median(table[size, "first", n], "first_step_s", "") for n in names]
-    out.append("| first step, cold, s | "
-               + " | ".join(f"{c:.1f}" if c else "-" for c in cells) + " |")  # fmt: skip
+      out.append(row([key, *cells]))
+    for key in ("peak_rss_mib", "first_step_s"):
+      cells = [median(table[size, "first", n], key, "") for n in names]
+      shown = [f"{c:.1f}" if c else "-" for c in cells]
+      out.append(row([f"{key}, one step", *shown]))
   return out
 
 
