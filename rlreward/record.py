@@ -1,8 +1,9 @@
-"""Samples as plain rows: what the model wrote and how it was judged."""
+"""What a run shows and keeps in words: banner, samples as plain rows, end."""
 
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,8 +11,56 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlreward import metrics, registry, sharding
 from rlreward.steps import judge
 from rlreward.types import FINISH_NAMES, Rollout, Score, Task
+
+
+def banner(
+  config, actor, abstract, mesh, workdir, command, stage, begun
+) -> list[str]:
+  """What is about to run, in the words of the config."""
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  trained, frozen = size(abstract.params), size(abstract.frozen)
+  b, g = config.prompts_per_step, config.samples_per_prompt
+  module = registry.algorithm(config.algorithm)
+  lines = [
+    f"rlreward {config.algorithm}" + (f" ({stage})" if stage else ""),
+    f"{metrics.human(trained)} parameters trained"
+    + (f", {metrics.human(frozen)} frozen" if frozen else ""),
+    sharding.describe(mesh),
+  ]
+  if "online" in vars(module):
+    n, u = b * g, config.updates_per_step * config.epochs
+    rows = n // config.updates_per_step
+    lines += [
+      f"{b} prompts x {g} samples = {n} rows = {u} update"
+      f"{'s' * (u > 1)} x {rows}, microbatch {config.microbatch or rows}",
+      "loss " + (module.__doc__ or "").splitlines()[0],
+      _kl_line(config),
+    ]
+  else:
+    lines += [
+      f"{b} rows per update, microbatch {config.microbatch or b}",
+      "loss " + (module.__doc__ or "").splitlines()[0],
+    ]
+  lines.append(f"output {_here(workdir)}")
+  if begun:
+    lines.append(f"resumes from the checkpoint of step {begun}")
+  elif command:
+    lines.append(f"resume with the same command: {command}")
+  return lines
+
+
+def _kl_line(config) -> str:
+  c = config.loss
+  if not c.kl_beta:
+    return "KL to the reference: none in the loss or the reward" + (
+      ", logged" if config.reference == "always" else ""
+    )
+  grad = {"forward": "k3, gradient of KL(ref||pi)",
+          "reverse": "gradient of KL(pi||ref)"}[c.kl]  # fmt: skip
+  return f"KL to the reference: {c.kl_beta:g} x {c.kl} surrogate ({grad})"
 
 
 def rows(
@@ -46,13 +95,13 @@ def rows(
       "group": int(rollout.group[n]),
       "prompt": _text(tokenizer, prompt),
       "completion": _text(tokenizer, ids),
-      "reward": float(score.value[n]) if score.valid[n] else None,
+      "reward": _number(score.value[n]) if score.valid[n] else None,
       "valid": bool(score.valid[n]),
     }
     for name, part in score.components.items():
-      row[f"reward/{name}"] = float(part[n])
+      row[f"reward/{name}"] = _number(part[n])
     for name, values in extra.items():
-      row[name if name != "reward" else "reward_shaped"] = float(values[n])
+      row[name if name != "reward" else "reward_shaped"] = _number(values[n])
     row["length"] = int(action.sum())
     row["finish"] = FINISH_NAMES[int(rollout.finish[n])]
     row["logp"] = [round(float(x), 5) for x in rollout.logp[n][action]]
@@ -73,11 +122,17 @@ def write_eval(
     path.write_text("".join(f"{x}\n" for x in lines), encoding="utf-8")
 
 
-def footer(workdir: pathlib.Path, evals, config, stage: str) -> list[str]:
-  """The last lines of a run: five samples before and after, what is where."""
-  here = str(workdir)
-  if workdir.is_relative_to(pathlib.Path.cwd()):
-    here = str(workdir.relative_to(pathlib.Path.cwd()))
+def footer(workdir: pathlib.Path, evals, stage: str) -> list[str]:
+  """The last lines of a run: five samples before and after, what is where.
+
+  Args:
+    workdir: the run directory.
+    evals: {step: metrics} of the held-out evaluations.
+    stage: the first of two stages only says where its checkpoint is.
+  """
+  here = _here(workdir)
+  if stage.startswith("stage 1"):
+    return [f"checkpoints  {here}/checkpoints"]
   lines = []
   if len(evals) > 1:
     first, last = min(evals), max(evals)
@@ -90,9 +145,19 @@ def footer(workdir: pathlib.Path, evals, config, stage: str) -> list[str]:
   lines.append(f"samples      {here}/samples/*.jsonl")
   lines.append(f"curves       tensorboard --logdir {here}/tensorboard")
   lines.append(f"checkpoints  {here}/checkpoints")
-  if not stage.startswith("stage 1"):
-    lines.append(f"next         rlreward sample --run={here}")
+  lines.append(f"next         rlreward sample --run={here}")
   return lines
+
+
+def _here(path: pathlib.Path) -> str:
+  """As one would type it."""
+  inside = path.is_relative_to(pathlib.Path.cwd())
+  return str(path.relative_to(pathlib.Path.cwd()) if inside else path)
+
+
+def _number(value: Any) -> float | None:
+  """JSON has no NaN."""
+  return float(value) if math.isfinite(value) else None
 
 
 def _shown(row: Mapping[str, Any]) -> str:
@@ -111,7 +176,7 @@ def _read(workdir: pathlib.Path, step: int) -> list[dict[str, Any]]:
   return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _text(tokenizer: Any, ids: np.ndarray) -> str:
+def _text(tokenizer: Any, ids: Any) -> str:
   if tokenizer is None:
     return " ".join(map(str, ids.tolist()))
   return tokenizer.decode(ids.tolist())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -17,12 +19,14 @@ import numpy as np
 from rlreward import config as config_lib
 from rlreward import errors, metrics, record, registry, sharding
 from rlreward.checkpoint import Checkpointer
+from rlreward.steps import judge as judge_lib
 from rlreward.steps import refill, roles
 from rlreward.types import Method, State, Task
 
-# Fields that a resumed run may change: how long and what is shown.
+# Fields that a resumed run may change: how long, what is shown, and where.
 MAY_CHANGE = ("steps", "log.every", "log.samples_every", "log.tensorboard",
-              "checkpoint.every", "checkpoint.keep")  # fmt: skip
+              "checkpoint.every", "checkpoint.keep",
+              "mesh.replica", "mesh.fsdp", "mesh.tensor")  # fmt: skip
 
 
 class Result(NamedTuple):
@@ -72,24 +76,32 @@ def run(
   """
   # ------------------------------------------------------------- directory
   workdir = pathlib.Path(workdir).resolve()
-  if overwrite and jax.process_index() == 0:
-    shutil.rmtree(workdir, ignore_errors=True)
-  config_lib.check_workdir(workdir, config, MAY_CHANGE)
+  _prepare(workdir, config, overwrite)
   compile_cache(workdir)
+  saver = Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
+  latest, loaded = saver.latest(), None
+
+  # ------------------------------------------------------------- first stage
+  if config.start:
+    stage = stage or f"stage 2 of 2, {config.algorithm}"
+  if config.start and latest is None:
+    first, folder = _start(config), workdir / "start"
+    before = Checkpointer(folder / "checkpoints").latest() or 0
+    warm = run(first, folder, command=command, stop_after=stop_after, task=task,
+               stage=f"stage 1 of 2, {first.algorithm}")  # fmt: skip
+    done = int(warm.state.step)
+    if done < first.steps:  # stopped: the second stage has to wait
+      return warm
+    if stop_after is not None:
+      stop_after -= done - before
+    loaded = warm.state.params["policy"]
+    del warm
 
   # ------------------------------------------------------------- mesh, task
   mesh = sharding.make_mesh(**config.mesh)
-  if config.start:
-    warm = run(
-      _start(config),
-      workdir / "start",
-      command=command,
-      stage=f"stage 1 of 2, {config.start.algorithm}",
-      task=task,
-    )
-    stage = stage or f"stage 2 of 2, {config.algorithm}"
-  with jax.set_mesh(mesh):
-    task = task or registry.task(config)
+  with contextlib.ExitStack() as stack, jax.set_mesh(mesh):
+    task = registry.task(config) if task is None else task
+    assert task is not None
     rows = config.prompts_per_step
     sharding.check_rows("prompts_per_step", rows, mesh)
     sharding.check_rows("eval.prompts", config.eval.prompts, mesh)
@@ -104,17 +116,15 @@ def run(
     placed = sharding.state_shardings(
       abstract, actor.axes, sharding.TRAIN_RULES, mesh
     )
-    saver = Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
     batches = _batches(config, task, method)
-    latest = saver.latest()
     if latest is None:
-      loaded = warm.state.params["policy"] if config.start else None
       state = initial(config, method, key, placed, loaded)
       begun = 0
     else:
       wanted = sharding.with_shardings(abstract, placed)
       state, position, begun = saver.restore(wanted, latest)
       batches.set_state(position)
+    del loaded
 
     # ----------------------------------------------------------- banner
     writer = metrics.Writer(
@@ -124,21 +134,25 @@ def run(
       tensorboard=config.log.tensorboard,
       log_every=config.log.every,
     )
+    stack.callback(writer.close)
     writer.banner(
-      banner(config, actor, abstract, mesh, workdir, command, stage, begun)
+      record.banner(
+        config, actor, abstract, mesh, workdir, command, stage, begun
+      )
     )
-    evals: dict[int, dict[str, float]] = _old_evals(workdir, begun)
-    counter = metrics.CompileCounter(warn=writer.line)
+    evals = _old_evals(workdir, begun)
+    counter = stack.enter_context(metrics.CompileCounter(warn=writer.line))
     place = lambda batch: sharding.process_batch(mesh, local_rows(batch))
     judge = _Judge(config, task, method, place, writer, workdir, counter)
-    stopping = _Signals()
+    stopping = stack.enter_context(contextlib.closing(_Signals()))
+    stack.callback(saver.close)
 
     # ----------------------------------------------------------- loop
-    if begun not in evals and begun == 0:
+    if begun == 0:
       evals[0] = judge(state, 0)
     end = config.steps
     if stop_after is not None:
-      end = min(end, begun + stop_after)
+      end = min(end, begun + max(stop_after, 0))
     for step in range(begun, end):
       state, found, seen = advance(
         method, task, state, batches, place, counter, config
@@ -148,14 +162,14 @@ def run(
       shown = writer.scalars(done, found)
       writer.progress(done, shown)
       _refuse_nan(shown, done)
-      if seen is not None and done % config.log.samples_every == 0:
+      if seen is not None and _due(done, config.log.samples_every):
         writer.samples(done, record.rows(task, *seen))
-      if config.eval.every and done % config.eval.every == 0:
+      if _due(done, config.eval.every):
         evals[done] = judge(state, done)
-      last = done == end or stopping.asked or saver.preempted(done)
-      if last or done % config.checkpoint.every == 0:
+      asked = saver.preempted(done) or stopping.asked
+      if asked or done == end or _due(done, config.checkpoint.every):
         saver.save(done, state, batches.get_state())
-      if stopping.asked and done < end:
+      if asked and done < end:
         writer.line(f"stopped at step {done}; run the same command to go on")
         break
     finished = int(state.step) >= config.steps
@@ -164,14 +178,11 @@ def run(
 
     # ----------------------------------------------------------- the end
     saver.close()
-    counter.close()
     if finished:
       writer.summary(
         names=_summary_names(evals),
-        footer=record.footer(workdir, evals, config, stage),
+        footer=record.footer(workdir, evals, stage),
       )
-    writer.close()
-    stopping.close()
     return Result(state, evals, workdir, actor.model.config, task)
 
 
@@ -258,66 +269,31 @@ def local_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
   return out
 
 
-def banner(
-  config, actor, abstract, mesh, workdir, command, stage, begun
-) -> list[str]:
-  """What is about to run, in the words of the config."""
-  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
-  trained, frozen = size(abstract.params), size(abstract.frozen)
-  b, g = config.prompts_per_step, config.samples_per_prompt
-  module = registry.algorithm(config.algorithm)
-  lines = [
-    f"rlreward {config.algorithm}" + (f" ({stage})" if stage else ""),
-    f"{metrics.human(trained)} parameters trained"
-    + (f", {metrics.human(frozen)} frozen" if frozen else ""),
-    sharding.describe(mesh),
-  ]
-  if "online" in vars(module):
-    n, u = b * g, config.updates_per_step * config.epochs
-    rows = n // config.updates_per_step
-    lines += [
-      f"{b} prompts x {g} samples = {n} rows = {u} update"
-      f"{'s' * (u > 1)} x {rows}, microbatch {config.microbatch or rows}",
-      "loss " + (module.__doc__ or "").splitlines()[0],
-      _kl_line(config),
-    ]
-  else:
-    lines += [
-      f"{b} rows per update, microbatch {config.microbatch or b}",
-      "loss " + (module.__doc__ or "").splitlines()[0],
-    ]
-  lines.append(f"output {_short(workdir)}")
-  if begun:
-    lines.append(f"resumes from the checkpoint of step {begun}")
-  elif command:
-    lines.append(f"resume with the same command: {command}")
-  return lines
-
-
-def _kl_line(config) -> str:
-  c = config.loss
-  if not c.kl_beta:
-    return "KL to the reference: none in the loss or the reward" + (
-      ", logged" if config.reference == "always" else ""
-    )
-  grad = {"forward": "k3, gradient of KL(ref||pi)",
-          "reverse": "gradient of KL(pi||ref)"}[c.kl]  # fmt: skip
-  return f"KL to the reference: {c.kl_beta:g} x {c.kl} surrogate ({grad})"
-
-
 def compile_cache(workdir: pathlib.Path) -> None:
   """Keeps compiled programs beside the run, unless a cache is already set."""
-  if jax.config.jax_compilation_cache_dir is None:
+  if jax.config.values["jax_compilation_cache_dir"] is None:
     folder = os.environ.get("RLREWARD_CACHE", str(workdir / "compiled"))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _short(path: pathlib.Path) -> str:
-  try:
-    return str(path.relative_to(pathlib.Path.cwd()))
-  except ValueError:
-    return str(path)
+def _prepare(workdir: pathlib.Path, config, overwrite: bool) -> None:
+  """Process 0 looks after the directory; all hear when it is refused."""
+  refusal = None
+  if jax.process_index() == 0:
+    if overwrite:
+      shutil.rmtree(workdir, ignore_errors=True)
+    try:
+      config_lib.check_workdir(workdir, config, MAY_CHANGE)
+    except errors.UserError as error:
+      refusal = [error.what, error.why, error.fix]
+  refusal = judge_lib.everyone(refusal)[0]
+  if refusal:
+    raise errors.UserError(*refusal)
+
+
+def _due(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0
 
 
 def _start(config) -> Any:
@@ -358,10 +334,16 @@ class _Judge:
 
 
 class _Signals:
-  """Asks the loop to stop at the next step on SIGTERM or Ctrl-C."""
+  """Asks the loop to stop at the next step on SIGTERM or Ctrl-C.
+
+  Several processes have to agree on that step; there JAX's own preemption
+  notice, which a SIGTERM to any of them starts, is left in place.
+  """
 
   def __init__(self):
     self.asked, self._old = False, {}
+    if jax.process_count() > 1:
+      return
     for name in (signal.SIGTERM, signal.SIGINT):
       try:
         self._old[name] = signal.signal(name, self._ask)
@@ -380,23 +362,29 @@ class _Signals:
 
 
 def _old_evals(workdir: pathlib.Path, begun: int) -> dict[int, dict]:
-  path, out = workdir / "metrics.jsonl", {}
-  if begun and path.is_file():
-    for line in path.read_text().splitlines():
+  """Evaluations up to the step resumed from, as process 0 knows them."""
+  path, out = workdir / "metrics.jsonl", []
+  if begun and jax.process_index() == 0 and path.is_file():
+    for line in path.read_text(encoding="utf-8").splitlines():
       row = json.loads(line)
       found = {k[5:]: v for k, v in row.items() if k.startswith("eval/")}
       if found and row["step"] <= begun:
-        out[row["step"]] = found
-  return out
+        out.append((row["step"], found))
+  number = lambda x: math.nan if x is None else x
+  return {
+    step: {k: number(v) for k, v in found.items()}
+    for step, found in judge_lib.everyone(out)[0]
+  }
 
 
 def _refuse_nan(shown: Mapping[str, float], step: int) -> None:
-  if not np.isfinite(shown.get("loss", 0.0)):
-    raise errors.UserError(
-      f"the loss is {shown['loss']} at step {step}",
-      "every later step would train on it; the last checkpoint is intact",
-      "lower optimizer.learning_rate or set optimizer.clip_norm, then resume",
-    )
+  for name in ("loss", "grad_norm"):
+    if not np.isfinite(shown.get(name, 0.0)):
+      raise errors.UserError(
+        f"{name} is {shown[name]} at step {step}",
+        "every later step would train on it; the last checkpoint is intact",
+        "lower optimizer.learning_rate or set optimizer.clip_norm, then resume",
+      )
 
 
 def _summary_names(evals) -> list[str]:

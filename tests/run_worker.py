@@ -8,8 +8,10 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -24,10 +26,9 @@ def base(steps=12, **changes):
   """Two-layer decoder on one-digit additions; `a__b` reaches into sections."""
   sys.path.insert(0, str(HERE.parent))
   from configs import common
-
   from rlreward import config
 
-  c = common.base()
+  c: Any = common.base()
   c.steps, c.prompts_per_step, c.samples_per_prompt = steps, 4, 4
   c.sampling.max_new_tokens = 3
   c.optimizer.learning_rate = 3e-3
@@ -103,7 +104,7 @@ def leaves(state):
   """{path: numpy array} of every leaf, typed keys as their bits."""
 
   def bits(x):
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
       x = jax.random.key_data(x)
     return np.asarray(x)
 
@@ -144,7 +145,8 @@ def main():
   result = train.run(c, workdir)
   params = judge.on_host(result.state.params)
   if jax.process_index() == 0:
-    np.savez(f"{workdir}.npz", **leaves(params))
+    arrays: dict[str, Any] = leaves(params)
+    np.savez(f"{workdir}.npz", **arrays)
 
 
 if __name__ == "__main__":

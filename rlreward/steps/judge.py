@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from rlreward import errors
 from rlreward.types import Rollout, Score, Task
 
 
@@ -61,12 +63,71 @@ def judge(
   everything = on_host(rollout)
   if count == 1:
     return reward(everything, whole)
-  from jax.experimental import multihost_utils
-
   size = everything.tokens.shape[0] // count
   first = jax.process_index() * size
   cut = lambda x: x[first : first + size] if np.ndim(x) else x
-  mine = reward(jax.tree.map(cut, everything), whole)
-  return multihost_utils.process_allgather(
+  mine, failure = None, None
+  try:
+    mine = reward(jax.tree.map(cut, everything), whole)
+  except Exception as error:  # told to all, who would wait for ever
+    failure = error
+  return _joined(mine, failure, everything.tokens[first : first + size])
+
+
+def everyone(value: Any) -> list[Any]:
+  """What each process has to say, by its index; all must call this.
+
+  Args:
+    value: what JSON can hold.
+  """
+  if jax.process_count() == 1:
+    return [value]
+  from jax.experimental import multihost_utils
+
+  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(len(data)))
+  padded = np.pad(data, (0, int(sizes.max()) - len(data)))
+  found = multihost_utils.process_allgather(padded)
+  return [
+    json.loads(bytes(row[:size]))
+    for row, size in zip(np.asarray(found), sizes, strict=True)
+  ]
+
+
+def with_components(score: Score, names: Iterable[str]) -> Score:
+  """The score with these components in this order, NaN where it lacks one."""
+  empty = np.full(np.shape(score.value), np.nan, np.float32)
+  parts = {k: score.components.get(k, empty) for k in names}
+  return score._replace(components=parts)
+
+
+def _joined(mine: Score | None, failure: Exception | None, tokens) -> Score:
+  """The scores of all processes, whose components may differ."""
+  from jax.experimental import multihost_utils
+
+  facts = everyone(
+    {
+      "names": list(mine.components) if mine else [],
+      "tokens": bool(mine and mine.tokens is not None),
+      "error": failure and f"{type(failure).__name__}: {failure}",
+    }
+  )
+  if failure is not None:
+    raise failure
+  for index, fact in enumerate(facts):
+    if fact["error"]:
+      raise errors.UserError(
+        f"the reward failed on process {index}: {fact['error']}",
+        "the processes train on one another's rewards, so all stop",
+        "see the output of that process",
+      )
+  assert mine is not None
+  names = dict.fromkeys(name for fact in facts for name in fact["names"])
+  mine = with_components(mine, names)
+  if mine.tokens is None and any(fact["tokens"] for fact in facts):
+    mine = mine._replace(tokens=np.zeros(tokens.shape, np.float32))
+  # numpy, as with one process: what follows treats both alike.
+  gathered = multihost_utils.process_allgather(
     jax.tree.map(np.asarray, mine), tiled=True
   )
+  return jax.tree.map(np.asarray, gathered)

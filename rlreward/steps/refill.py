@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreward.ops import advantage
-from rlreward.steps import judge
+from rlreward.steps import judge, online
 from rlreward.types import Method, Rollout, Score, State, Task
 
 Place = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -42,7 +42,7 @@ def collect(
   root = jax.random.fold_in(state.key, state.step)
   seconds = {"sample": 0.0, "score": 0.0}
   groups: list[tuple[Rollout, Score]] = []
-  kept = drawn = 0
+  kept = drawn = tokens = 0
   for index in range(config.refill_rounds + 1):
     batch = next(batches)
     placed = place(batch)
@@ -61,10 +61,12 @@ def collect(
     vary = judge.on_host(_varies(config, score))
     groups.append((rollout, score))
     kept += int(vary.sum())
+    tokens += int(judge.on_host(jnp.sum(rollout.action)))
     if kept >= config.prompts_per_step:
       break
   rollout, score = _merge(config, groups)
-  extra = {**_seconds(seconds), "refill/kept": kept, "refill/drawn": drawn}
+  extra = {**_seconds(seconds), "refill/kept": kept, "refill/drawn": drawn,
+           "tokens_sampled": tokens}  # fmt: skip
   return rollout, score, extra
 
 
@@ -73,11 +75,11 @@ def _seconds(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def _varies(config, score: Score) -> jax.Array:
-  name = config.filter_on
-  value = score.components[name] if name else score.value
+  value = jnp.asarray(online.accuracy(config.filter_on)(score))
+  valid = jnp.asarray(score.valid) & jnp.isfinite(value)
   shape = (config.prompts_per_step, config.samples_per_prompt)
   return advantage.informative(
-    jnp.asarray(value).reshape(shape), jnp.asarray(score.valid).reshape(shape)
+    jnp.where(valid, value, 0).reshape(shape), valid.reshape(shape)
   )
 
 
@@ -88,11 +90,28 @@ def _merge(config, groups: list[tuple[Rollout, Score]]):
   order = np.argsort(~vary, kind="stable")[:b]
   index = (order[:, None] * g + np.arange(g)).reshape(-1)
 
+  # Rewards in Python may name a part in one round and not in the next.
+  names = dict.fromkeys(name for _, s in groups for name in s.components)
+  groups = [(r, judge.with_components(s, names)) for r, s in groups]
+
   def take(*parts):
-    if not jnp.ndim(parts[0]):
+    if not np.ndim(parts[0]):
       return parts[0]
-    return jnp.take(jnp.concatenate(parts), index, axis=0)
+    if isinstance(parts[0], np.ndarray):
+      return np.concatenate(_widened(np, parts))[index]
+    rows = jnp.concatenate(_widened(jnp, parts))[index]
+    return jax.device_put(rows, parts[0].sharding)
 
   rollout, score = jax.tree.map(take, *groups)
-  group = jnp.repeat(jnp.arange(b, dtype=jnp.int32), g)
+  group = np.repeat(np.arange(b, dtype=np.int32), g)
+  group = jax.device_put(group, rollout.group.sharding)
   return rollout._replace(group=group), score
+
+
+def _widened(xp: Any, parts):
+  """Slots added on the left, where prompts of two rounds differ in width."""
+  if np.ndim(parts[0]) < 2:
+    return parts
+  width = max(x.shape[1] for x in parts)
+  pad = lambda x: [(0, 0), (width - x.shape[1], 0)] + [(0, 0)] * (x.ndim - 2)
+  return [x if x.shape[1] == width else xp.pad(x, pad(x)) for x in parts]
