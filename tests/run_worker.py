@@ -32,6 +32,8 @@ def base(steps=12, **changes):
   c.steps, c.prompts_per_step, c.samples_per_prompt = steps, 4, 4
   c.sampling.max_new_tokens = 3
   c.optimizer.learning_rate = 3e-3
+  # An untrained model earns nothing: without this no parameter would move.
+  c.loss.entropy = 0.1
   c.model.update(width=16, heads=2, kv_heads=1, head_dim=8, mlp=24)
   c.task.update(name="arithmetic", digits=1)
   c.eval.update(every=4, prompts=4)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import run_worker as worker
 
+from rlreward import train
 from rlreward.config import replace
 
 # Sums over rows are made in two parts, then added by the collective: f32
 # rounding of another order, over three Adam steps of size 3e-3. A large eps
 # keeps Adam linear in the gradient, so that rounding is not blown up.
 CLOSE = {"rtol": 0, "atol": 1e-6}
-LINEAR = {"optimizer__eps": 1e3, "optimizer__learning_rate": 3.0}
+LINEAR = {"optimizer__eps": 1e3, "optimizer__learning_rate": 100.0}
 
 
 def free_port():
@@ -24,13 +25,10 @@ def free_port():
     return s.getsockname()[1]
 
 
-def launch(config, workdir, count):
-  """Processes that run the config together."""
-  words = (1,) if count == 1 else (1, free_port())
-  return [
-    worker.start(config, workdir, *words, *((i, count) if count > 1 else ()))
-    for i in range(count)
-  ]
+def launch(config, workdir):
+  """Two processes that run the config together."""
+  words = (1, free_port())
+  return [worker.start(config, workdir, *words, i, 2) for i in range(2)]
 
 
 def wait(processes):
@@ -41,16 +39,15 @@ def wait(processes):
   return [out for out, _ in found]
 
 
-def parameters(workdir):
+def assert_close(result, workdir):
+  """Parameters of one process and those that two have saved."""
+  curve = worker.curve(workdir)
+  assert min(row["grad_norm"] for row in curve if "loss" in row) > 1e-3
+  want = worker.leaves(result.state.params)
   with np.load(f"{workdir}.npz") as file:
-    return dict(file)
-
-
-def assert_close(a, b):
-  a, b = parameters(a), parameters(b)
-  assert a.keys() == b.keys()
-  for name, want in a.items():
-    np.testing.assert_allclose(b[name], want, **CLOSE, err_msg=name)
+    assert set(file) == set(want)
+    for name, value in want.items():
+      np.testing.assert_allclose(file[name], value, **CLOSE, err_msg=name)
 
 
 def sample_rows(workdir, step):
@@ -63,9 +60,9 @@ def test_two_processes_give_the_parameters_of_one(tmp_path):
     3, eval__every=2, log__samples_every=1, checkpoint__every=2, **LINEAR
   )
   one, two = tmp_path / "one", tmp_path / "two"
-  wait(launch(config, one, 1))
-  first, second = wait(launch(config, two, 2))
-  assert_close(one, two)
+  alone = train.run(config, one)
+  first, second = wait(launch(config, two))
+  assert_close(alone, two)
   assert "step 3/3" in first
   assert "step" not in second and "held out" not in second
   names = sorted(str(p.relative_to(two)) for p in two.rglob("*.json*"))
@@ -78,10 +75,14 @@ def test_two_processes_give_the_parameters_of_one(tmp_path):
     assert a["completion"] == b["completion"]
   # The same command again: three further steps on two processes and on one.
   longer = replace(config, {"steps": 6})
-  outputs = wait(launch(longer, two, 2))
+  outputs = wait(launch(longer, two))
   assert "resumes from the checkpoint of step 3" in outputs[0]
-  wait(launch(longer, one, 1))
-  assert_close(one, two)
+  assert_close(train.run(longer, one), two)
+  # Another config: refused by both.
+  processes = launch(replace(config, {"seed": 7}), two)
+  errors = [p.communicate(timeout=200)[1] for p in processes]
+  assert all(p.returncode for p in processes)
+  assert all("seed: 0 -> 7" in text for text in errors)
 
 
 REWARD = """
@@ -99,26 +100,28 @@ def odd(completion, want, row):
 
 @pytest.mark.parametrize("rounds", [0, 2])
 def test_each_row_is_judged_once_where_rewards_are_python(tmp_path, rounds):
-  found = {}
-  for count in (1, 2):
-    folder = tmp_path / str(count)
+  def prepare(name):
+    folder = tmp_path / name
     folder.mkdir()
-    config = worker.text(
-      folder, 3, refill_rounds=rounds, log__samples_every=1,
-      eval__every=0, **LINEAR,
-    )  # fmt: skip
-    log = str(folder / "log")
-    (folder / "reward.py").write_text(REWARD.format(log=log))
-    with_folder = replace(config, {"task.rewards": f"{folder}/reward.py:odd"})
-    wait(launch(with_folder, folder / "run", count))
-    logs = [p.read_text().split() for p in sorted(folder.glob("log*"))]
-    assert len(logs) == count
-    # Rows of each process; a component `row3` exists on one of them only.
-    found[count] = sorted(row for log in logs for row in log)
-    assert max(map(len, logs)) == len(found[count]) / count
-  assert found[1] == found[2]
-  one, two = tmp_path / "1" / "run", tmp_path / "2" / "run"
-  assert_close(one, two)
+    changes = {"log__samples_every": 1, "eval__every": 0, **LINEAR}
+    config = worker.text(folder, 3, refill_rounds=rounds, **changes)
+    text = REWARD.format(log=str(folder / "log"))
+    (folder / "reward.py").write_text(text)
+    config = replace(config, {"task.rewards": f"{folder}/reward.py:odd"})
+    return config, folder / "run"
+
+  def judged(name):
+    logs = (tmp_path / name).glob("log*")
+    return [sorted(path.read_text().split()) for path in logs]
+
+  config, one = prepare("one")
+  alone = train.run(config, one)
+  config, two = prepare("two")
+  wait(launch(config, two))
+  assert_close(alone, two)
+  (every,), (some, others) = judged("one"), judged("two")
+  assert sorted(some + others) == every
+  assert len(some) == len(others)
   for step in (1, 2, 3):
     a, b = sample_rows(one, step), sample_rows(two, step)
     for x, y in zip(a, b, strict=True):
@@ -140,25 +143,16 @@ def test_a_reward_that_fails_on_one_process_stops_both(tmp_path):
   (tmp_path / "reward.py").write_text(FAILS)
   path = f"{tmp_path}/reward.py:fails"
   config = replace(config, {"task.rewards": path})
-  processes = launch(config, tmp_path / "run", 2)
+  processes = launch(config, tmp_path / "run")
   errors = [p.communicate(timeout=200)[1] for p in processes]
   assert all(p.returncode for p in processes)
   assert all("no judge for row 3" in text for text in errors)
   assert sum("the reward failed on process" in text for text in errors) == 1
 
 
-def test_another_config_stops_both(tmp_path):
-  config = worker.base(1)
-  wait(launch(config, tmp_path / "run", 2))
-  processes = launch(replace(config, {"seed": 7}), tmp_path / "run", 2)
-  errors = [p.communicate(timeout=200)[1] for p in processes]
-  assert all(p.returncode for p in processes)
-  assert all("seed: 0 -> 7" in text for text in errors)
-
-
 def test_sigterm_to_one_process_stops_both_at_one_step(tmp_path):
   config, workdir = worker.base(100_000), tmp_path / "run"
-  processes = launch(config, workdir, 2)
+  processes = launch(config, workdir)
   metrics = workdir / "metrics.jsonl"
   while all(p.poll() is None for p in processes):
     if metrics.exists() and '"loss"' in metrics.read_text():
