@@ -33,14 +33,14 @@ class Prefix(NamedTuple):
   """Keys and values of B prompts, shared by the rows that continue them.
 
   Attributes:
-    k: [layers, B, K, P, head_dim], or a tuple of arrays without layer axis.
+    k: [B, K, P, head_dim] of each layer.
     v: the same.
     attend: bool[B, P].
     position: i32[B, P].
   """
 
-  k: Any
-  v: Any
+  k: tuple[Array, ...]
+  v: tuple[Array, ...]
   attend: Array
   position: Array
 
@@ -131,7 +131,7 @@ class Decoder(nn.Module):
       "full": jax.checkpoint_policies.nothing_saveable,
       "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }[self.config.remat]
-    return nn.remat(layers.Block, policy=policy, prevent_cse=not self.stacked)
+    return nn.remat(layers.Block, policy=policy, prevent_cse=False)
 
   def _scan(self, x, views, keep):
     c = self.config
@@ -151,7 +151,7 @@ class Decoder(nn.Module):
   def _loop(self, x, views, past, cache, index):
     keys, values = [], []
     for i, kind in enumerate(self.config.layer_kinds):
-      block: Any = self._block()(self.config, keep=True, name=f"layers_{i}")
+      block: Any = layers.Block(self.config, keep=True, name=f"layers_{i}")
       shared = None if past is None else (past.k[i], past.v[i])
       own = None if cache is None else (cache.k[i], cache.v[i], index)
       x, kv = block(x, (views[kind],), None, shared, own)
@@ -234,9 +234,9 @@ def build(config: TransformerConfig) -> Model:
   def prefill(variables, tokens, attend):
     position = positions(attend)
     see = causal_views(position, attend)
-    module = stacked if "layers" in variables["params"] else flat
-    x, (k, v) = module.apply(variables, tokens, position, see, keep=True)
-    return x, Prefix(k, v, attend, position)
+    x, (k, v) = stacked.apply(variables, tokens, position, see, keep=True)
+    split = lambda z: tuple(z[i] for i in range(config.layers))
+    return x, Prefix(split(k), split(v), attend, position)
 
   def together(variables, prompt, prompt_attend, tokens, attend):
     b, p = prompt.shape

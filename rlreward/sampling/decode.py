@@ -182,7 +182,7 @@ def generate(
   rows = lambda x: mesh.constrain(x, mesh.DATA)
   flat = model.unstack(variables)
   kernel = model.head(variables)
-  hidden, prefix = model.prefill(flat, rows(prompt), rows(prompt_mask))
+  hidden, prefix = model.prefill(variables, rows(prompt), rows(prompt_mask))
 
   def draw(hidden, i):
     logits = transformer.logits_of(model.config, hidden, kernel)

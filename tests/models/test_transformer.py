@@ -93,7 +93,7 @@ def test_together_and_cached_decoding_equal_the_full_pass(name):
   assert gap(full[::G, :P], first, prompt_attend) < 1e-5
   assert gap(full[:, P:], rest, attend) < 1e-5
   flat = model.unstack(variables)
-  _, prefix = model.prefill(flat, prompt, prompt_attend)
+  _, prefix = model.prefill(variables, prompt, prompt_attend)
   cache = transformer.empty_cache(model, N, T, "float32")
   for i in range(T):
     at = slice(i, i + 1)
@@ -109,7 +109,7 @@ def test_decoding_in_chunks_equals_one_by_one(name):
   prompt, prompt_attend, tokens, attend = rows
   full = model.hidden(variables, *whole(*rows))
   flat = model.unstack(variables)
-  _, prefix = model.prefill(flat, prompt, prompt_attend)
+  _, prefix = model.prefill(variables, prompt, prompt_attend)
   cache = transformer.empty_cache(model, N, T, "float32")
   for i, width in ((0, 2), (2, 4)):
     at = slice(i, i + width)
@@ -191,8 +191,7 @@ def test_lora_starts_as_the_base_and_merges_exactly():
   merged = model.logits(lora.merge(both, config), tokens, attend)
   assert gap(moved, base, attend) > 0.1
   assert gap(moved, merged, attend) < 1e-4  # two orders of f32 products
-  cached = model.unstack(both)
-  x, _ = model.prefill(cached, tokens, attend)
+  x, _ = model.prefill(both, tokens, attend)
   assert gap(x, model.hidden(both, tokens, attend), attend) < 1e-4
 
 
