@@ -1,205 +1,212 @@
-"""Runs our benchmark and the peers' beside it, in turn, and prints ratios.
+"""Runs our benchmark, the bound and the peers in turn, and prints ratios.
 
-  python benchmarks/run.py [--sizes=S,M] [--rounds=2] [--parts=first,steady]
+usage: python benchmarks/run.py [--sizes S,M] [--rounds 2]
+  [--parts first,warm,steady] [--peers bound,purejax,tunix,trl]
 
-Peers are run where they are installed: PEERS_DIR holds their scripts (default
+Peers run where they are installed: PEERS_DIR holds their scripts (default
 ../shared/peers), JAX_PY is a Python with google-tunix, TRL_PY one with trl.
-Results of all rounds go to results/bench.json; the table shows medians.
+A peer's steady process is stopped once its whole GRPO step is timed. All
+reports go to results/bench.json, rewritten after every process; BENCH_MAX_S
+limits the seconds of one measurement (10).
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 import os
 import pathlib
+import platform
+import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-from typing import Any
+import threading
+import time
+from typing import Any, NamedTuple
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
-# (size, part, peer, largest ratio wanted)
-TARGETS = (
-  ("M", "grpo_step", "tunix", 0.70),
-  ("M", "grpo_step", "trl", 0.45),
-  ("S", "grpo_step", "tunix", 0.80),
-  ("S", "grpo_step", "trl", 0.65),
-  ("M", "generate", "tunix", 0.45),
-  ("M", "update", "purejax", 1.00),
-  ("M", "peak_rss_mib", "tunix", 0.75),
-)
-FIRST = (("first", 8.0), ("warm", 4.0))  # seconds to the end of step one, at S
-Table = dict[tuple[str, str, str], list[dict[str, Any]]]
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks import compare
 
 
-def peers() -> dict[str, tuple[str, pathlib.Path]]:
-  """{peer: (its python, its script)}, those that are there."""
-  folder = pathlib.Path(
-    os.environ.get("PEERS_DIR", ROOT.parent / "shared" / "peers")
-  )
-  found = {}
-  for name, variable in (
+class Runner(NamedTuple):
+  """How one contender is run; `script` of a peer lies in a copied folder."""
+
+  peer: str
+  python: str
+  script: pathlib.Path
+  ours: bool
+
+
+def runners(folder: pathlib.Path, wanted: list[str]) -> list[Runner]:
+  """Contenders that are installed; says which are not.
+
+  Args:
+    folder: where the peers' scripts are copied to, since they write results
+      beside themselves.
+    wanted: names of contenders besides rlreward.
+  """
+  mine = lambda n: Runner(n, sys.executable, HERE / f"bench_{n}.py", True)
+  out = [mine("rlreward")] + ([mine("bound")] if "bound" in wanted else [])
+  default = ROOT.parent / "shared" / "peers"
+  source = pathlib.Path(os.environ.get("PEERS_DIR", default))
+  for script in source.glob("*.py"):
+    (folder / script.name).write_text(script.read_text())
+  for peer, variable in (
     ("purejax", "JAX_PY"),
     ("tunix", "JAX_PY"),
     ("trl", "TRL_PY"),
   ):
-    python, script = os.environ.get(variable), folder / f"bench_{name}.py"
-    if python and script.is_file():
-      found[name] = (python, script)
-    else:
-      print(f"{name}: not measured ({variable} or {script} is missing)")
-  return found
-
-
-def ours(size: str, part: str, cache: str) -> dict[str, Any]:
-  """One process of our benchmark."""
-  env = {**os.environ, "JAX_PLATFORMS": "cpu"}
-  env.pop("JAX_COMPILATION_CACHE_DIR", None)
-  if part == "warm":
-    env["JAX_COMPILATION_CACHE_DIR"] = cache
-    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-  mode = "first" if part == "warm" else part
-  script = str(HERE / "bench_rlreward.py")
-  done = subprocess.run(
-    [sys.executable, script, size, mode],
-    env=env,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  if done.returncode:
-    raise SystemExit(done.stderr[-2000:])
-  return json.loads(done.stdout.splitlines()[-1])
-
-
-def theirs(python: str, script: pathlib.Path, size: str, part: str) -> Any:
-  """One process of a peer's script, which writes beside itself."""
-  with tempfile.TemporaryDirectory() as folder:
-    for file in script.parent.glob("*.py"):
-      shutil.copy(file, folder)
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "BENCH_TAG": ""}
-    env.pop("JAX_COMPILATION_CACHE_DIR", None)
-    done = subprocess.run(
-      [python, "-W", "ignore", script.name, size, part],
-      cwd=folder,
-      env=env,
-      capture_output=True,
-      text=True,
-      check=False,
-      timeout=900,
-    )
-    files = list((pathlib.Path(folder) / "results").glob("*.json"))
-    if not files:
-      print(f"{script.name} {size} {part} failed: {done.stderr[-500:]}")
-      return None
-    return json.loads(files[0].read_text())
-
-
-def number(report: dict[str, Any], key: str, field: str) -> float | None:
-  """A field of a result, or a plain value."""
-  if key == "peak_rss_mib":
-    return report.get("peak_rss_mib")
-  value = report["results"].get(key)
-  return value.get(field) if isinstance(value, dict) else value
-
-
-def median(reports: list[dict], key: str, field: str) -> float | None:
-  """Median over rounds."""
-  values = [number(r, key, field) for r in reports]
-  known = [v for v in values if v is not None]
-  return statistics.median(known) if known else None
-
-
-def row(cells: list[Any]) -> str:
-  """A line of a markdown table."""
-  return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def lines(table: Table) -> list[str]:
-  """Targets against what was reached, wall and core-seconds."""
-  head = ["size", "part", "against", "target", "wall", "core-s", "reached"]
-  out = [row(head), "|---" * len(head) + "|"]
-  for size, key, peer, most in TARGETS:
-    part = "first" if key == "peak_rss_mib" else "steady"
-    cells = []
-    for field in ("quiet_s", "cpu_median_s"):
-      mine = median(table[size, part, "rlreward"], key, field)
-      other = median(table[size, part, peer], key, field)
-      cells.append(mine / other if mine and other else None)
-    if None in cells:
+    if peer not in wanted:
       continue
-    reached = "yes" if max(cells) <= most else "no"
-    wall, cpu = (f"{c:.2f}" for c in cells)
-    out.append(row([size, key, peer, f"{most:.2f}", wall, cpu, reached]))
-  for part, most in FIRST:
-    value = median(table["S", part, "rlreward"], "first_step_s", "")
-    if value is not None:
-      reached = "yes" if value <= most else "no"
-      name = "first step, " + ("cold" if part == "first" else "with cache")
-      cells = ["S", name, "-", f"{most:.0f} s", f"{value:.1f} s", "-", reached]
-      out.append(row(cells))
+    python = shutil.which(os.environ.get(variable, ""))
+    script = folder / f"bench_{peer}.py"
+    if python and script.is_file():
+      out.append(Runner(peer, python, script, False))
+    else:
+      print(f"{peer}: not measured, set PEERS_DIR and {variable}", flush=True)
   return out
 
 
-def details(table: Table) -> list[str]:
-  """Wall and core-seconds of each part and peer."""
+def environment(cache: pathlib.Path | None) -> dict[str, str]:
+  """CPU, idle threads that sleep, and a compilation cache only where asked."""
+  env = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", **os.environ}
+  env.update(JAX_PLATFORMS="cpu", HF_HUB_OFFLINE="1", BENCH_TAG="")
+  env.pop("JAX_COMPILATION_CACHE_DIR", None)
+  if cache:
+    env["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    # What `rlreward train` sets.
+    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+  return env
+
+
+def run(
+  runner: Runner,
+  size: str,
+  mode: str,
+  cache: pathlib.Path | None = None,
+  limit: float = 600.0,
+) -> dict[str, Any]:
+  """One process: its report, or one with `error`.
+
+  Args:
+    runner: whose script.
+    size: S or M.
+    mode: first, warm or steady.
+    cache: folder of compiled programs, for warm.
+    limit: seconds after which the process is killed.
+  """
+  result = (
+    runner.script.parent / "results" / f"{runner.peer}_{size}_{mode}.json"
+  )
+  if not runner.ours:
+    result.unlink(missing_ok=True)
+  before = resource.getrusage(resource.RUSAGE_CHILDREN)
+  process = subprocess.Popen(
+    [runner.python, "-W", "ignore", str(runner.script), size, mode],
+    cwd=ROOT if runner.ours else runner.script.parent,
+    env=environment(cache),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    errors="replace",
+  )
+  assert process.stdout
+  timer = threading.Timer(limit, process.kill)
+  timer.start()
+  lines, stopped = [], False
+  for line in process.stdout:
+    lines.append(line)
+    # Peers print this after writing it down; the rest is not ours to compare.
+    if not runner.ours and line.startswith("[") and "] grpo_step:" in line:
+      process.terminate()
+      stopped = True
+  code = process.wait()
+  timer.cancel()
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+  report: dict[str, Any]
+  if code and not stopped:
+    tail = "".join(lines)[-1500:]
+    print(f"{runner.peer} {size} {mode} failed ({code}):\n{tail}", flush=True)
+    report = {"results": {}, "error": tail}
+  elif runner.ours:
+    report = json.loads(next(x for x in reversed(lines) if x.startswith("{")))
+  else:
+    report = json.loads(result.read_text())
+  report.update(peer=runner.peer, size=size, mode=mode, process_cpu_s=cpu)
+  return report
+
+
+def write(path: pathlib.Path, reports: list[dict[str, Any]]) -> None:
+  """Rewrites the JSON of all that is known so far."""
+  data = {
+    "machine": {"cores": os.cpu_count(), "system": platform.platform()},
+    "targets": [compare.judge(reports, t) for t in compare.TARGETS],
+    "reports": reports,
+  }
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def plan(
+  contenders: list[Runner], sizes: list[str], parts: list[str], rounds: int
+) -> list[tuple[int, str, str, Runner]]:
+  """Order of the processes; every second round goes backwards."""
   out = []
-  parts = ("generate", "score", "update", "update_with_reference", "grpo_step")
-  for size in sorted({k[0] for k in table}):
-    known = ("rlreward", "purejax", "tunix", "trl")
-    names = [p for p in known if table[size, "steady", p]]
-    out += ["", f"size {size}: wall / core-seconds", row(["part", *names])]
-    out.append("|---" * (len(names) + 1) + "|")
-    for key in parts:
-      cells = []
-      for name in names:
-        found = table[size, "steady", name]
-        wall = median(found, key, "quiet_s")
-        cpu = median(found, key, "cpu_median_s")
-        cells.append(f"{wall:.2f} / {cpu:.2f}" if wall and cpu else "-")
-      out.append(row([key, *cells]))
-    for key in ("peak_rss_mib", "first_step_s"):
-      cells = [median(table[size, "first", n], key, "") for n in names]
-      shown = [f"{c:.1f}" if c else "-" for c in cells]
-      out.append(row([f"{key}, one step", *shown]))
+  for index in range(rounds):
+    for size in sizes:
+      for part in parts:
+        turn = [
+          r
+          for r in contenders
+          if (part != "warm" or r.peer == "rlreward")
+          and (size != "nano" or r.ours)
+        ]
+        for runner in turn[:: -1 if index % 2 else 1]:
+          out.append((index, size, part, runner))
   return out
 
 
 def main() -> None:
-  """Runs rounds and prints."""
+  """Runs rounds and prints tables; fails where one of our runs failed."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--sizes", default="S,M")
   parser.add_argument("--rounds", type=int, default=2)
-  parser.add_argument("--parts", default="first,steady")
+  parser.add_argument("--parts", default="first,warm,steady")
+  parser.add_argument("--peers", default="bound,purejax,tunix,trl")
   parser.add_argument("--out", default=str(ROOT / "results" / "bench.json"))
   args = parser.parse_args()
-  table: Table = collections.defaultdict(list)
-  others = peers()
-  with tempfile.TemporaryDirectory() as cache:
-    for round_ in range(args.rounds):
-      for size in args.sizes.split(","):
-        for part in args.parts.split(","):
-          print(f"round {round_ + 1}, {size}, {part}", flush=True)
-          table[size, part, "rlreward"].append(ours(size, part, cache))
-          if part == "first" and size == "S":
-            if not table[size, "warm", "rlreward"]:
-              ours(size, "warm", cache)  # fills the cache
-            table[size, "warm", "rlreward"].append(ours(size, "warm", cache))
-          for name, (python, script) in others.items():
-            found = theirs(python, script, size, part)
-            if found:
-              table[size, part, name].append(found)
-  text = [*lines(table), *details(table)]
-  print("\n".join(text))
-  kept = {"/".join(k): v for k, v in table.items()}
-  out = pathlib.Path(args.out)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  out.write_text(json.dumps({"table": text, "rounds": kept}, indent=1) + "\n")
+  sizes, parts = args.sizes.split(","), args.parts.split(",")
+  reports: list[dict[str, Any]] = []
+  with tempfile.TemporaryDirectory() as folder:
+    scripts = pathlib.Path(folder) / "peers"
+    scripts.mkdir()
+    contenders = runners(scripts, args.peers.split(","))
+    filled = set()
+    for index, size, part, runner in plan(
+      contenders, sizes, parts, args.rounds
+    ):
+      cache = pathlib.Path(folder) / size if part == "warm" else None
+      if cache and size not in filled:
+        run(runner, size, part, cache)  # fills the cache
+        filled.add(size)
+      begun = time.monotonic()
+      report = run(runner, size, part, cache)
+      reports.append({**report, "round": index})
+      spent = time.monotonic() - begun
+      name = f"round {index + 1}: {runner.peer} {size} {part}"
+      print(f"{name}, {spent:.0f} s", flush=True)
+      write(pathlib.Path(args.out), reports)
+  for size in sizes:
+    print("\n" + "\n".join(compare.detail_lines(reports, size)))
+  print("\n" + "\n".join(compare.target_lines(reports)))
+  if any("error" in r for r in reports if r["peer"] in ("rlreward", "bound")):
+    raise SystemExit(1)
 
 
 if __name__ == "__main__":

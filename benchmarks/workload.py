@@ -8,6 +8,7 @@ compare, wall the number a user feels.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -16,6 +17,8 @@ import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+
+QUIET = 0.15  # cores; a repetition is undisturbed if others used fewer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,32 @@ class Size:
     """Sampled sequences."""
     return self.prompts * self.group
 
+  @property
+  def head_dim(self) -> int:
+    """Width of one attention head."""
+    return self.width // self.heads
+
+  @property
+  def new_tokens(self) -> int:
+    """Sampled tokens of all sequences."""
+    return self.rows * self.new
+
+  @property
+  def all_tokens(self) -> int:
+    """Prompt and sampled tokens of all sequences."""
+    return self.rows * (self.prompt + self.new)
+
+  @property
+  def reps(self) -> int:
+    """Repetitions of one measurement."""
+    return 3 if self.name == "M" else 5
+
+  @property
+  def params(self) -> int:
+    """Parameters of the decoder."""
+    block = 4 * self.width**2 + 3 * self.width * self.mlp + 2 * self.width
+    return self.layers * block + 2 * self.vocab * self.width + self.width
+
 
 SIZES = {
   "nano": Size("nano", 2, 32, 2, 64, 64, 8, 8, 2, 2),
@@ -58,12 +87,14 @@ def peak_rss_mib() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _cpu() -> float:
+def cpu_seconds() -> float:
+  """CPU seconds of this process, all threads, user and system."""
   used = resource.getrusage(resource.RUSAGE_SELF)
   return used.ru_utime + used.ru_stime
 
 
-def _busy() -> float:
+def busy_seconds() -> float:
+  """CPU seconds that all processes of the machine have used since it booted."""
   line = pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:]
   user, nice, system, _, _, irq, soft, steal = map(int, line[:8])
   ticks = user + nice + system + irq + soft + steal
@@ -71,48 +102,85 @@ def _busy() -> float:
 
 
 def measure(
-  fn: Callable[[], Any], reps: int = 5, seconds: float = 10.0
+  fn: Callable[[], Any], reps: int = 5, seconds: float | None = None
 ) -> dict[str, float]:
-  """Medians over repetitions of fn, which blocks until it is done.
+  """Medians over repetitions of fn, which blocks until its result is ready.
+
+  Repetitions go on until `reps` of them were undisturbed, or `seconds` have
+  passed with at least `reps` taken, or three times that with at least two.
 
   Args:
     fn: what to time; called once before.
-    reps: repetitions wanted; more while others disturb, up to `seconds`.
-    seconds: limit.
+    reps: repetitions wanted.
+    seconds: limit; by default the environment's BENCH_MAX_S, or 10.
   """
+  if seconds is None:
+    seconds = float(os.environ.get("BENCH_MAX_S", "10"))
   fn()
-  rows, begun = [], time.perf_counter()
+  rows: list[tuple[float, float, float]] = []
+  begun = time.perf_counter()
   while True:
-    busy, cpu, wall = _busy(), _cpu(), time.perf_counter()
+    busy, cpu, wall = busy_seconds(), cpu_seconds(), time.perf_counter()
     fn()
     wall = time.perf_counter() - wall
-    cpu = _cpu() - cpu
-    rows.append((wall, cpu, max(0.0, _busy() - busy - cpu) / wall))
-    quiet = [r[0] for r in rows if r[2] < 0.15]
+    cpu = cpu_seconds() - cpu
+    rows.append((wall, cpu, max(0.0, busy_seconds() - busy - cpu) / wall))
+    quiet = sum(row[2] < QUIET for row in rows)
     spent = time.perf_counter() - begun
-    if len(quiet) >= reps or (len(rows) >= reps and spent > seconds):
-      break
+    if (
+      quiet >= reps
+      or (len(rows) >= reps and spent > seconds)
+      or (len(rows) >= 2 and spent > 3 * seconds)
+    ):
+      return summarise(rows)
+
+
+def summarise(rows: list[tuple[float, float, float]]) -> dict[str, float]:
+  """Statistics of repetitions.
+
+  Args:
+    rows: (wall seconds, CPU seconds, cores that others used) of each.
+
+  Returns:
+    Medians, extremes, and `quiet_s`: the median wall of the undisturbed
+    repetitions if there are three, else the fastest repetition.
+  """
+  wall = [row[0] for row in rows]
+  quiet = [row[0] for row in rows if row[2] < QUIET]
   return {
     "n": len(rows),
     "n_clean": len(quiet),
-    "median_s": statistics.median(r[0] for r in rows),
-    "min_s": min(r[0] for r in rows),
-    "quiet_s": statistics.median(quiet)
-    if len(quiet) >= 3
-    else min(r[0] for r in rows),
-    "cpu_median_s": statistics.median(r[1] for r in rows),
-    "others_cores_median": statistics.median(r[2] for r in rows),
+    "median_s": statistics.median(wall),
+    "min_s": min(wall),
+    "max_s": max(wall),
+    "quiet_s": statistics.median(quiet) if len(quiet) >= 3 else min(wall),
+    "cpu_median_s": statistics.median(row[1] for row in rows),
+    "cores_busy_median": statistics.median(row[1] / row[0] for row in rows),
+    "others_cores_median": statistics.median(row[2] for row in rows),
   }
 
 
 class Report:
   """The results of one process, printed as JSON in the last line."""
 
-  def __init__(self, peer: str, size: Size, mode: str):
+  def __init__(self, peer: str, size: Size, mode: str, notes: dict[str, str]):
+    """Starts a report.
+
+    Args:
+      peer: whose results these are.
+      size: the workload.
+      mode: steady, first or warm.
+      notes: for each key, what exactly ran.
+    """
     self.data: dict[str, Any] = {
       "peer": peer,
       "size": size.name,
       "mode": mode,
+      "params": size.params,
+      "versions": {"jax": importlib.metadata.version("jax")},
+      "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+      "load1_start": os.getloadavg()[0],
+      "notes": notes,
       "results": {},
     }
 
@@ -128,4 +196,5 @@ class Report:
   def finish(self) -> None:
     """Prints everything."""
     self.data["peak_rss_mib"] = round(peak_rss_mib(), 1)
+    self.data["load1_end"] = os.getloadavg()[0]
     print(json.dumps(self.data), flush=True)
