@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from test_parity import unpack
 
 from rlreward import errors
-from rlreward.models import pretrained, transformer
+from rlreward.models import heads, pretrained, transformer
 
 CASES = make_goldens.CASES
 
@@ -141,7 +141,6 @@ def test_reward_models_score_at_the_last_real_token(tmp_path):
   rng = np.random.default_rng(0)
   tokens = jnp.asarray(rng.integers(0, config.vocab, (2, 6)))
   attend = jnp.asarray([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]], bool)
-  from rlreward.models import heads
 
   value = heads.last_value(model, variables, tokens, attend)
   wide = heads.last_value(
@@ -154,6 +153,22 @@ def test_reward_models_score_at_the_last_real_token(tmp_path):
   np.testing.assert_allclose(value, wide, atol=1e-5)
   cut = heads.last_value(model, variables, tokens[:1, :4], attend[:1, :4])
   np.testing.assert_allclose(value[:1], cut, atol=1e-5)
+
+
+def test_values_of_every_token(tmp_path):
+  unpack("llama_score", tmp_path)
+  config, variables = pretrained.load(tmp_path, head="score")
+  model = transformer.build(config)
+  tokens = jnp.asarray(
+    np.random.default_rng(0).integers(0, config.vocab, (2, 5))
+  )
+  attend = jnp.asarray([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
+  values = heads.token_values(model, variables, tokens, attend)
+  last = heads.last_value(model, variables, tokens, attend)
+  assert values.shape == (2, 5, config.outputs)
+  np.testing.assert_allclose(values[0, 4], last[0], atol=1e-5)
+  np.testing.assert_allclose(values[1, 2], last[1], atol=1e-5)
+  assert np.all(np.asarray(values)[~np.asarray(attend)] == 0)
 
 
 def test_exports_never_overwrite(tmp_path):
