@@ -219,7 +219,7 @@ def _tfds(spec: str) -> Source:
   try:
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+    builder: Any = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
   except Exception as error:  # missing packages and names of many kinds
     raise UserError(
       f"{spec!r} cannot be opened: {values.said(error)}",
