@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from rlreward import __version__
 from rlreward.errors import UserError
@@ -33,22 +34,26 @@ _TOP = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a verb and returns its exit code; bad input prints three lines."""
   argv = list(sys.argv[1:] if argv is None else argv)
-  parser = _parser()
-  args, rest = parser.parse_known_args(argv)
-  if args.verb is None:
-    parser.print_help()
-    return 0
-  overrides = [a for a in rest if a.startswith("--config.")]
-  unknown = [a for a in rest if not a.startswith("--config.")]
   try:
+    parser = _parser()
+    _check_verb(argv)
+    args, rest = parser.parse_known_args(argv)
+    if args.verb is None and not rest:
+      parser.print_help()
+      return 0
+    fields = args.verb in ("train", "eval")
+    overrides = [a for a in rest if fields and a.startswith("--config.")]
+    unknown = [a for a in rest if a not in overrides]
     if unknown:
+      verb = f"rlreward {args.verb or ''}".strip()
       raise UserError(
-        f"rlreward {args.verb} does not know {' '.join(unknown)}",
+        f"{verb} does not know {' '.join(unknown)}",
         "a word that is ignored could be the one that mattered",
-        f"see rlreward {args.verb} --help; config fields are written"
-        " --config.field=value",
+        f"see {verb} --help; config fields are written --config.field=value"
+        " after train or eval",
       )
-    return _RUN[args.verb](args, overrides)
+    args.command = shlex.join(["rlreward", *argv])
+    return _RUN[str(args.verb)](args, overrides)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -57,9 +62,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 130
 
 
+class _Parser(argparse.ArgumentParser):
+  """Says what is wrong with a command line in three lines."""
+
+  def error(self, message: str) -> NoReturn:
+    raise UserError(
+      f"{self.prog}: {message}",
+      "the command cannot be read",
+      f"see {self.prog} --help for its words and two examples",
+    )
+
+
+def _check_verb(argv: Sequence[str]) -> None:
+  verb = argv[0] if argv else "-"
+  if verb.startswith("-") or verb in VERBS:
+    return
+  near = difflib.get_close_matches(verb, VERBS, 1)
+  raise UserError(
+    f"there is no verb {verb!r}",
+    "the first word says what to do",
+    f"write rlreward {near[0]}"
+    if near
+    else f"use one of: {', '.join(VERBS)}; see rlreward --help",
+  )
+
+
 def _parser() -> argparse.ArgumentParser:
   raw = argparse.RawDescriptionHelpFormatter
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     "rlreward",
     description="Reward modelling, RLHF and RL with verifiable rewards in JAX.",
     epilog=_TOP,
@@ -147,22 +177,35 @@ def _train(args: Any, overrides: list[str]) -> int:
       )
     )
     return 0
-  if args.distributed:
-    import jax
-
-    jax.distributed.initialize()
-  from rlreward import train
-
+  config_lib.check_complete(config)
   name = config_lib.study(args.config).name
   workdir = args.workdir or os.path.join("runs", name)
-  words = [w for w in sys.argv[1:] if w != "--overwrite"]
+  if args.overwrite:
+    config_lib.check_overwrite(workdir)
+  if args.distributed:
+    _join_processes()
+  from rlreward import train
+
   train.run(
     config,
     workdir,
     overwrite=args.overwrite,
-    command="rlreward " + shlex.join(words),
+    command=args.command.replace(" --overwrite", ""),
   )
   return 0
+
+
+def _join_processes() -> None:
+  import jax
+
+  try:
+    jax.distributed.initialize()
+  except (ValueError, RuntimeError) as error:
+    raise UserError(
+      f"jax.distributed does not start: {str(error).strip().splitlines()[0]}",
+      "--distributed is for the processes of a TPU pod, Slurm or MPI",
+      "leave --distributed out on a single machine",
+    ) from error
 
 
 def _eval(args: Any, overrides: list[str]) -> int:
@@ -180,9 +223,10 @@ def _eval(args: Any, overrides: list[str]) -> int:
 def _sample(args: Any, overrides: list[str]) -> int:
   from rlreward import runs
 
-  if overrides or bool(args.run) == bool(args.model):
+  del overrides
+  if bool(args.run) == bool(args.model):
     raise UserError(
-      "sample takes exactly one of --run and --model, and no --config.*",
+      "sample takes exactly one of --run and --model",
       "it must know which weights to use",
       "give --run=runs/NAME or --model=DIRECTORY",
     )

@@ -4,31 +4,28 @@ A config file is `configs/<method>.py`. It has `get_config(arg)`, which returns
 an `ml_collections.ConfigDict`, and may have `ARMS` (the sides of the paper's
 comparison) and `claim` (the paper's sentence as code). On the command line it
 is named as `configs/grpo.py:mini,lr=1e-3`: the first word goes to
-`get_config`, the rest are fields, read with the type of their default.
+`get_config`, the rest are fields, read with the type of their default. A file
+that names its sizes in `PRESETS` refuses other words.
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import importlib.util
 import json
 import pathlib
 import re
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import ml_collections
 
+from rlreward import configfile
+from rlreward.configfile import find
 from rlreward.errors import UserError
 from rlreward.fields import (
   assign,
   describe,
   diff,
   flatten,
-  nearest,
   to_json,
 )
 from rlreward.types import Arm
@@ -37,6 +34,8 @@ __all__ = [
   "Config",
   "Study",
   "assign",
+  "check_complete",
+  "check_overwrite",
   "check_workdir",
   "describe",
   "diff",
@@ -52,7 +51,13 @@ __all__ = [
 ]
 
 Config = ml_collections.FrozenConfigDict
-PACKAGE = pathlib.Path(__file__).resolve().parent
+# What a run reads; `common.base()` of configs/common.py has them all.
+NEEDED = (
+  "algorithm", "seed", "steps", "prompts_per_step", "samples_per_prompt",
+  "microbatch", "updates_per_step", "epochs", "truncation", "overlong_buffer",
+  "filter_on", "refill_rounds", "reference", "model", "sampling", "loss",
+  "optimizer", "task", "mesh", "eval", "log", "checkpoint", "start",
+)  # fmt: skip
 
 
 class Study(NamedTuple):
@@ -102,46 +107,6 @@ def parse_arg(arg: str) -> tuple[str, dict[str, str]]:
   return ",".join(words), fields
 
 
-def find(name: str) -> pathlib.Path:
-  """The file of a config named by path, by name ("grpo") or dotted module.
-
-  Args:
-    name: path with or without ".py", bare name or dotted module.
-
-  Returns:
-    The file.
-
-  Raises:
-    UserError: there is none; the message proposes the nearest names.
-  """
-  stem = name.removesuffix(".py")
-  roots = (pathlib.Path.cwd() / "configs", PACKAGE.parent / "configs",
-           PACKAGE / "configs")  # fmt: skip
-  candidates = [pathlib.Path(stem + ".py")]
-  if re.fullmatch(r"\w+(\.\w+)+", stem):
-    candidates.append(pathlib.Path(*stem.split(".")).with_suffix(".py"))
-  # "configs/grpo" is found from any working directory.
-  tail = re.sub(r"^configs[./]", "", stem)
-  candidates += [root / (tail + ".py") for root in roots]
-  for path in candidates:
-    if path.is_file():
-      return path.resolve()
-  if re.fullmatch(r"\w+(\.\w+)+", stem):
-    with contextlib.suppress(ImportError):
-      spec = importlib.util.find_spec(stem)
-      if spec and spec.origin:
-        return pathlib.Path(spec.origin)
-  known = sorted({f.stem for root in roots for f in root.glob("*.py")})
-  close = difflib.get_close_matches(pathlib.Path(tail).name, known)
-  raise UserError(
-    f"there is no config file {name!r}",
-    "a run is described by a config file",
-    f"name an existing file{nearest(close)}"
-    if close or not known
-    else f"use one of: {', '.join(known)}",
-  )
-
-
 def load(
   spec: str, overrides: Mapping[str, Any] | Sequence[str] = ()
 ) -> Config:
@@ -156,25 +121,37 @@ def load(
     The frozen config.
 
   Raises:
-    UserError: no such file, preset or field, or a value of the wrong type.
+    UserError: no such file, preset or field, a value of the wrong type, or a
+      file that fails.
   """
   name, _, arg = spec.partition(":")
   preset, fields = parse_arg(arg)
-  module = _execute(find(name))
-  get = vars(module).get("get_config")
-  if get is None:
-    raise UserError(
-      f"{module.__file__} has no get_config",
-      "a config file is a function that returns a ConfigDict",
-      "add: def get_config(arg='mini'): return ConfigDict({...})",
-    )
-  config = get(preset) if preset else get()
-  config = ml_collections.ConfigDict(config)
+  path = configfile.find(name)
+  config = ml_collections.ConfigDict(configfile.get(path, preset))
   assign(config, fields)
   if not isinstance(overrides, Mapping):
     overrides = _split(overrides)
   assign(config, overrides)
   return ml_collections.FrozenConfigDict(config)
+
+
+def check_complete(config: Any) -> None:
+  """Refuses a config without the fields that a run reads.
+
+  Args:
+    config: ConfigDict, frozen or not.
+
+  Raises:
+    UserError: names what is missing.
+  """
+  missing = [name for name in NEEDED if name not in config]
+  if missing:
+    raise UserError(
+      f"the config has no {', '.join(missing)}",
+      "every run reads them",
+      "begin with `from configs import common; c = common.base()` and change"
+      " what differs",
+    )
 
 
 def from_json(text: str, overrides: Sequence[str] = ()) -> Config:
@@ -186,10 +163,27 @@ def from_json(text: str, overrides: Sequence[str] = ()) -> Config:
 
   Returns:
     The frozen config.
+
+  Raises:
+    UserError: not JSON of an object, or a bad override.
   """
-  config = ml_collections.ConfigDict(_tuples(json.loads(text)))
+  config = ml_collections.ConfigDict(_tuples(_parse(text)))
   assign(config, _split(overrides))
   return ml_collections.FrozenConfigDict(config)
+
+
+def _parse(text: str) -> dict[str, Any]:
+  try:
+    tree = json.loads(text)
+  except ValueError:
+    tree = None
+  if not isinstance(tree, dict):
+    raise UserError(
+      f"config.json is not a JSON object; it begins with {text[:40]!r}",
+      "a run is described by it",
+      "restore the file, or train in a new directory",
+    )
+  return tree
 
 
 def _tuples(node: Any) -> Any:
@@ -215,8 +209,8 @@ def study(spec: str) -> Study:
   Raises:
     UserError: no such file.
   """
-  path = find(spec.partition(":")[0])
-  names = vars(_execute(path))
+  path = configfile.find(spec.partition(":")[0])
+  names = vars(configfile.execute(path))
   return Study(path.stem, path, (names.get("__doc__") or "").strip(),
                tuple(names.get("ARMS", ())), names.get("claim"))  # fmt: skip
 
@@ -249,15 +243,19 @@ def check_workdir(
     config: this run's config, kept as `config.json`.
     may_change: dotted fields that a resumed run may change (e.g. "steps").
 
+  A directory where nothing was trained yet may get another config: a run that
+  was refused leaves no metrics behind.
+
   Raises:
-    UserError: the directory holds a run with another config; shows the diff.
+    UserError: the directory holds a run with another config (shows the diff),
+      or it cannot be written.
   """
   path = pathlib.Path(workdir) / "config.json"
-  if path.is_file():
+  if path.is_file() and path.with_name("metrics.jsonl").is_file():
     allowed = tuple(may_change)
     lines = [
       line
-      for line in diff(path.read_text(), config)
+      for line in diff(_parse(path.read_text()), config)
       if line.partition(": ")[0] not in allowed
     ]
     if lines:
@@ -268,38 +266,33 @@ def check_workdir(
         "resuming would mix two experiments in one curve",
         "use another --workdir, or --overwrite to start again there",
       )
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(to_json(config))
-
-
-def _execute(path: pathlib.Path) -> ModuleType:
-  """Runs a config file; `from configs import common` works inside it."""
-  spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
-  assert spec and spec.loader
-  module = importlib.util.module_from_spec(spec)
-  # The file's neighbours come first. In a wheel they lie inside the package,
-  # which comes last: its types.py must not hide the standard library's.
-  root, before = path.parent.parent, list(sys.path)
-  first = [] if root == PACKAGE else [str(root)]
-  _forget(path.parent)
-  sys.path[:] = [*first, *before, str(PACKAGE.parent), str(PACKAGE)]
+  text = to_json(config)
   try:
-    spec.loader.exec_module(module)
-  finally:
-    sys.path[:] = before
-  return module
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+  except OSError as error:
+    raise UserError(
+      f"the run directory {workdir} cannot be written: {error.strerror}",
+      "metrics, samples and checkpoints go there",
+      "give another --workdir, a directory that is new or writable",
+    ) from error
 
 
-def _forget(folder: pathlib.Path) -> None:
-  """Drops modules cached from another folder of the same name."""
-  package = sys.modules.get(folder.name)
-  # Only folders without __init__.py: those hold configs, not code.
-  if package is None or package.__spec__ is None or package.__spec__.origin:
+def check_overwrite(workdir: str | pathlib.Path) -> None:
+  """Refuses to start again, which deletes, where there is no run.
+
+  Raises:
+    UserError: a file, or a directory with other things in it.
+  """
+  path = pathlib.Path(workdir)
+  if not path.exists() or (path / "config.json").is_file():
     return
-  if str(folder) != next(iter(package.__path__), None):
-    for name in list(sys.modules):
-      if name == folder.name or name.startswith(f"{folder.name}."):
-        del sys.modules[name]
+  if not path.is_dir() or any(path.iterdir()):
+    raise UserError(
+      f"--overwrite would delete {workdir}, which holds no run",
+      "there is no config.json in it, so it is something else",
+      "give a new --workdir, or the directory of a run",
+    )
 
 
 def _split(texts: Sequence[str]) -> dict[str, str]:

@@ -140,17 +140,21 @@ def nearest(close: Sequence[str]) -> str:
 def _unknown(config: Any, dotted: str, depth: int) -> None:
   names = [name for name, _ in flatten(config)]
   inner = {n.rsplit(".", k)[0] for n in names for k in range(n.count(".") + 1)}
-  last = dotted.rpartition(".")[2]
+  section, _, last = dotted.rpartition(".")
+  own = [n for n in names if section and n.startswith(f"{section}.")]
+  tails = {n.rpartition(".")[2]: n for n in (*names, *own)}
   close = [n for n in names if n.rpartition(".")[2] == last]
-  close += difflib.get_close_matches(dotted, sorted(inner), n=3, cutoff=0.6)
-  tails = {n.rpartition(".")[2]: n for n in names}
+  if not own:  # with a section that exists, its name alone is no likeness
+    close += difflib.get_close_matches(dotted, sorted(inner), n=3, cutoff=0.6)
   close += [tails[t] for t in difflib.get_close_matches(last, tails, n=2)]
   close = list(dict.fromkeys(close))[:3]
   where = ".".join(dotted.split(".")[: depth + 1])
   raise UserError(
     f"the config has no field {where!r}{nearest(close)}",
     "a misspelt field would leave the default in force without a word",
-    f"use {close[0]!r}" if close else f"fields: {', '.join(sorted(names))}",
+    f"use {close[0]!r}"
+    if close
+    else f"use one of: {', '.join(sorted(own or names))}",
   )
 
 

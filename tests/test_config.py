@@ -168,7 +168,9 @@ def test_json_is_deterministic_and_complete(path):
 
 def test_workdir_of_another_config_shows_the_diff(path, tmp_path):
   run = tmp_path / "run"
-  config_lib.check_workdir(run, config_lib.load(path))
+  config_lib.check_workdir(run, config_lib.load(f"{path}:lr=9"))
+  config_lib.check_workdir(run, config_lib.load(path))  # nothing ran yet
+  (run / "metrics.jsonl").touch()
   config_lib.check_workdir(run, config_lib.load(path))
   changed = config_lib.load(f"{path}:lr=0.5,steps=20")
   with pytest.raises(UserError, match=r"lr: 0\.001 -> 0\.5; steps: 10 -> 20"):

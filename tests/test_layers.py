@@ -18,6 +18,7 @@ IDS = [str(f.relative_to(PACKAGE)) for f in FILES]
 ORDER = (
   ("errors",),
   ("types", "fields"),
+  ("configfile",),
   ("ops",),
   ("models", "analytic", "sharding", "config", "checkpoint", "metrics"),
   ("sampling",),
