@@ -16,7 +16,7 @@ from rlreward.types import Method, Task
 
 def make(config, task: Task) -> Method:
   """CISPO; the paper has no KL term (`loss.kl_beta` 0)."""
-  grpo.need_group(config)
+  grpo.check(config)
   c = config.loss
   loss = policy.cispo(*grpo.clip(c, 1.0, 0.2))
   return online.make(

@@ -20,7 +20,7 @@ from rlreward.types import Method, Task
 
 def make(config, task: Task) -> Method:
   """DAPO; the paper has no KL term (`loss.kl_beta` 0)."""
-  grpo.need_group(config)
+  grpo.check(config)
   c = config.loss
   loss = policy.clipped(*grpo.clip(c, 0.2, 0.28), c.dual_clip)
   return online.make(

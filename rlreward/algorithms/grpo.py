@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from rlreward import errors
 from rlreward.ops import advantage, kl, policy
-from rlreward.steps import online
+from rlreward.steps import checks, online
 from rlreward.types import Method, Task
 
 KL = {"forward": kl.forward_kl_surrogate, "reverse": kl.reverse_kl_surrogate}
@@ -20,7 +20,7 @@ KL = {"forward": kl.forward_kl_surrogate, "reverse": kl.reverse_kl_surrogate}
 
 def make(config, task: Task) -> Method:
   """GRPO as `config.loss` describes it."""
-  need_group(config)
+  check(config)
   c = config.loss
   loss = policy.clipped(*clip(c, 0.2, 0.2), c.dual_clip)
   return online.make(
@@ -42,18 +42,6 @@ def clip(c, low: float, high: float) -> tuple[float, float]:
 
 def regularised(loss: policy.Loss, c) -> policy.Loss:
   """Adds the KL and entropy terms that the config gives a coefficient."""
-  if c.kl_beta < 0:
-    raise errors.UserError(
-      f"loss.kl_beta={c.kl_beta}",
-      "a negative coefficient drives the policy away from its reference",
-      "set loss.kl_beta to 0 (off) or a positive number, e.g. 0.04",
-    )
-  if c.kl_beta and c.kl not in KL:
-    raise errors.UserError(
-      f"loss.kl={c.kl!r} is unknown",
-      "the surrogate decides which KL the gradient lowers",
-      f"set loss.kl to one of {', '.join(KL)}",
-    )
   terms = []
   if c.kl_beta:
     # Off-policy the reverse gradient needs pi / pi_old; GRPO's k3 has none.
@@ -64,11 +52,12 @@ def regularised(loss: policy.Loss, c) -> policy.Loss:
   return policy.add(loss, *terms) if terms else loss
 
 
-def need_group(config) -> None:
-  """Group baselines need at least two samples of a prompt."""
+def check(config) -> None:
+  """Refuses groups without a spread and losses that cannot be."""
+  checks.loss(config.loss)
   if config.samples_per_prompt < 2:
     raise errors.UserError(
       f"samples_per_prompt={config.samples_per_prompt} with {config.algorithm}",
       "a group of one has no spread, so every advantage would be zero",
-      "set samples_per_prompt=2 or more, or use algorithm=reinforce",
+      "set samples_per_prompt=2 or more",
     )

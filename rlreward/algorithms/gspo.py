@@ -16,7 +16,7 @@ from rlreward.types import Method, Task
 
 def make(config, task: Task) -> Method:
   """GSPO; the paper has no KL term (`loss.kl_beta` 0)."""
-  grpo.need_group(config)
+  grpo.check(config)
   c = config.loss
   loss = policy.clipped(
     *grpo.clip(c, 3e-4, 4e-4), c.dual_clip, level="sequence"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from typing import Any
+
 from rlreward import errors
 from rlreward.ops import mesh
 from rlreward.sampling import decode
@@ -9,23 +13,30 @@ from rlreward.steps import batching, roles
 from rlreward.types import Task
 
 TRUNCATION = ("keep", "mask", "penalise")
+KL = ("forward", "reverse")
+_LOOP = (
+  ("log.every", 1, "it is the number of steps between progress lines"),
+  ("log.samples_every", 1, "it is the number of steps between sample files"),
+  ("checkpoint.every", 1, "it is the number of steps between checkpoints"),
+  ("checkpoint.keep", 1, "a run resumes from the last one"),
+  ("eval.prompts", 1, "the first and the last step are evaluated on them"),
+  ("eval.every", 0, "it is the number of steps between; 0 is at the ends"),
+  ("refill_rounds", 0, "it is the number of rollouts added; 0 is none"),
+  ("overlong_buffer", 0, "it is a number of tokens; 0 is none"),
+  ("microbatch", 0, "it is the number of rows of a forward pass; 0 is all"),
+)
 
 
 def counts(config, names: tuple[str, ...]) -> None:
-  """Fields that must be at least 1."""
-  for name in names:
-    if config[name] < 1:
+  """Fields that must be at least 1, and what the loop of every run counts."""
+  why = "a run needs at least one of them"
+  for name, least, why in (*((n, 1, why) for n in names), *_LOOP):
+    section, _, last = name.rpartition(".")
+    value = (config[section] if section else config)[last]
+    if value < least:
       raise errors.UserError(
-        f"{name}={config[name]}",
-        "a run needs at least one of them",
-        f"set {name}=1 or more",
+        f"{name}={value}", why, f"set {name}={least} or more"
       )
-  if config.microbatch < 0:
-    raise errors.UserError(
-      f"microbatch={config.microbatch}",
-      "it is the number of rows of one forward pass",
-      "set microbatch=0 to take all rows at once",
-    )
 
 
 def choice(name: str, value: str, options: tuple[str, ...], why: str) -> None:
@@ -38,8 +49,92 @@ def choice(name: str, value: str, options: tuple[str, ...], why: str) -> None:
     )
 
 
+def loss(c) -> None:
+  """The `loss` section: clips, the KL's name and coefficients.
+
+  Args:
+    c: see `configs/common.py`; None leaves a clip to the algorithm.
+
+  Raises:
+    UserError: a bound or a coefficient that cannot be.
+  """
+  low = 0 if c.clip_low is None else c.clip_low
+  high = 0 if c.clip_high is None else c.clip_high
+  dual = 2 if c.dual_clip is None else c.dual_clip
+  beta, entropy = c.kl_beta, c.entropy
+  away = "a negative coefficient drives the policy away from its reference"
+  bound = "it bounds the ratio where the advantage is negative, from above"
+  finite = "it is a coefficient of the loss"
+  ranges(
+    "loss",
+    (
+      ("clip_low", low, 0 <= low <= 1, "from 0 to 1", "the ratio is positive"),
+      ("clip_high", high, high >= 0, "0 or more", "the ratio may exceed 1"),
+      ("dual_clip", dual, dual > 1, "above 1, or None (off)", bound),
+      ("kl_beta", beta, 0 <= beta < math.inf, "0 (off) or more", away),
+      ("entropy", entropy, abs(entropy) < math.inf, "a finite number", finite),
+    ),
+  )
+  choice("loss.kl", c.kl, KL, "it says which KL the gradient lowers")
+
+
+def decoder(c) -> None:
+  """The `model` section where it is not a checkpoint's, and the adapter.
+
+  Args:
+    c: see `configs/common.py`.
+
+  Raises:
+    UserError: sizes that cannot work; the others are checked as it is built.
+  """
+  if not c.path:
+    theta, eps = c.rope_theta, c.norm_eps
+    ranges(
+      "model",
+      (
+        ("mlp", c.mlp, c.mlp >= 1, "1 or more", "it is a number of units"),
+        ("norm_eps", eps, eps >= 0, "0 or more", "it adds to a variance"),
+        (
+          "rope_theta",
+          theta,
+          theta is None or theta > 0,
+          "above 0",
+          "it is raised to powers",
+        ),
+      ),
+    )
+  if c.lora_rank and not (c.lora_targets and c.lora_alpha > 0):
+    raise errors.UserError(
+      f"model.lora_rank={c.lora_rank} with lora_alpha={c.lora_alpha} and"
+      f" lora_targets={tuple(c.lora_targets)}",
+      "the adapter is scaled by alpha / rank and sits on these projections;"
+      " nothing would train",
+      "set lora_alpha above 0 and name at least one target, e.g. ('q', 'v')",
+    )
+
+
+def ranges(
+  section: str, rules: Iterable[tuple[str, Any, bool, str, str]]
+) -> None:
+  """Refuses the first field that is out of its range.
+
+  Args:
+    section: of the config.
+    rules: (field, its value, whether it is good, what is wanted, why).
+
+  Raises:
+    UserError: names the field.
+  """
+  for name, value, good, want, why in rules:
+    if not good:
+      raise errors.UserError(
+        f"{section}.{name}={value}", why, f"choose {section}.{name} {want}"
+      )
+
+
 def vocabulary(config, task: Task) -> None:
   """Ids of the tokenizer and stop ids must have rows in the embedding."""
+  decoder(config.model)
   vocab = task.spec["vocab_size"]
   rows = roles.model_config(config.model).vocab
   if vocab > rows:
