@@ -35,6 +35,8 @@ def find(name: str, folders: tuple[str, ...], field: str) -> ModuleType:
     if name in names(folder):
       return importlib.import_module(f"rlreward.{folder}.{name}")
   known = [n for folder in folders for n in names(folder)]
+  if folders == ("tasks",):
+    known = tasks()
   close = difflib.get_close_matches(name, known) or known
   raise errors.UserError(
     f"{field}={name!r} is unknown",
@@ -56,15 +58,15 @@ def task(config: Any) -> Any:
       `make(config) -> Task`.
   """
   module = find(config.task.name, ("tasks",), "task.name")
-  if "make" not in vars(module):
+  if not {"make", "defaults"} <= set(vars(module)):
     raise errors.UserError(
       f"task.name={config.task.name!r} names a module that is not a task",
-      "a task module has make(config) -> Task",
+      "a task module has defaults() and make(config) -> Task",
       f"use one of: {', '.join(tasks())}",
     )
   section = config.task.to_dict()
   # Text is cut by the model's own tokenizer unless another one is named.
-  if not section.get("tokenizer") and config.model.path:
+  if "tokenizer" in module.defaults() and not section.get("tokenizer"):
     section["tokenizer"] = config.model.path
   return module.make(section)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlreward import config as config_lib
@@ -86,7 +87,9 @@ def read_config(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
       "a run directory is what rlreward train writes",
       "give the --workdir of a run, e.g. runs/quickstart",
     )
-  return config_lib.from_json(file.read_text(), overrides)
+  config = config_lib.from_json(file.read_text(), overrides)
+  config_lib.check_complete(config)
+  return config
 
 
 def evaluate(
@@ -115,7 +118,8 @@ def evaluate(
   )
   batch = next(found.task.batches("test", found.config.eval.prompts, 0))
   key = jax.random.key(found.config.seed + 1)
-  state = State(np.int32(found.step), {"policy": found.variables}, {}, (), key)
+  step = jnp.asarray(found.step, jnp.int32)
+  state = State(step, {"policy": found.variables}, {}, (), key)
   with jax.set_mesh(sharding.make_mesh()) as mesh:
     del mesh
     placed = sharding.process_batch(sharding.make_mesh(), batch)
@@ -159,7 +163,7 @@ def sample(
     found = load(run)
     decoder, variables = found.model, found.variables
     tokenizer, stops = found.task.spec["tokenizer"], found.task.spec["stop_ids"]
-    limit = max_new_tokens or found.config.sampling.max_new_tokens
+    limit = found.config.sampling.max_new_tokens
     heat = found.config.sampling.temperature
     if not prompts:
       batch = next(found.task.batches("test", 5, 0))
@@ -167,7 +171,7 @@ def sample(
       ids = [np.asarray(p)[np.asarray(m, bool)].tolist() for p, m in rows]
       prompts = [tokenizer.decode(i) for i in ids]
     else:
-      ids = [tokenizer.encode(p) for p in prompts]
+      ids = _encode(tokenizer, prompts)
   else:
     from rlreward.models import pretrained
 
@@ -181,12 +185,12 @@ def sample(
     shape, variables = pretrained.load(model)
     decoder = transformer.build(shape)
     tokenizer = tokens.load(model)
-    stops, limit, heat = tokenizer.eos_ids, max_new_tokens or 64, 1.0
-    ids = [tokenizer.encode(p) for p in prompts]
+    stops, limit, heat = tokenizer.eos_ids, 64, 1.0
+    ids = _encode(tokenizer, prompts)
   length = max(len(i) for i in ids)
   prompt, mask = tokens.left_pad(ids, length, tokenizer.pad_id)
   spec = decode.Spec(
-    max_new_tokens=limit,
+    max_new_tokens=limit if max_new_tokens is None else max_new_tokens,
     samples_per_prompt=n,
     temperature=heat if temperature is None else temperature,
     top_k=top_k,
@@ -210,6 +214,18 @@ def sample(
   return out
 
 
+def _encode(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+  """Prompts to ids as in training, with the bos that the tokenizer adds."""
+  ids = [tokenizer.encode(p, bos=tokenizer.adds_bos) for p in prompts]
+  if not all(ids):
+    raise errors.UserError(
+      "a prompt is empty",
+      "the model has nothing to condition on",
+      "write at least one character: --prompt='...'",
+    )
+  return ids
+
+
 def export(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
   """Writes a run's policy as a directory that transformers loads.
 
@@ -220,7 +236,8 @@ def export(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
   from rlreward.models import pretrained
 
   found = load(run)
-  source = found.config.model.path or None
+  path = found.config.model.path
+  source = pretrained.resolve(path) if path else None
   pretrained.export(
     out, found.model.config, found.variables["params"], tokenizer_from=source
   )
