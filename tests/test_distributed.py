@@ -31,9 +31,18 @@ def launch(config, workdir):
   return [worker.start(config, workdir, *words, i, 2) for i in range(2)]
 
 
+def ended(processes):
+  """What each printed: [(out, err)]; none is left behind."""
+  try:
+    return [p.communicate(timeout=200) for p in processes]
+  finally:
+    for p in processes:
+      p.kill()
+
+
 def wait(processes):
   """Their outputs; all must have ended well."""
-  found = [p.communicate(timeout=200) for p in processes]
+  found = ended(processes)
   for p, (_, err) in zip(processes, found, strict=True):
     assert p.returncode == 0, err[-3000:]
   return [out for out, _ in found]
@@ -80,7 +89,7 @@ def test_two_processes_give_the_parameters_of_one(tmp_path):
   assert_close(train.run(longer, one), two)
   # Another config: refused by both.
   processes = launch(replace(config, {"seed": 7}), two)
-  errors = [p.communicate(timeout=200)[1] for p in processes]
+  errors = [err for _, err in ended(processes)]
   assert all(p.returncode for p in processes)
   assert all("seed: 0 -> 7" in text for text in errors)
 
@@ -144,14 +153,14 @@ def test_a_reward_that_fails_on_one_process_stops_both(tmp_path):
   path = f"{tmp_path}/reward.py:fails"
   config = replace(config, {"task.rewards": path})
   processes = launch(config, tmp_path / "run")
-  errors = [p.communicate(timeout=200)[1] for p in processes]
+  errors = [err for _, err in ended(processes)]
   assert all(p.returncode for p in processes)
   assert all("no judge for row 3" in text for text in errors)
   assert sum("the reward failed on process" in text for text in errors) == 1
 
 
 def test_sigterm_to_one_process_stops_both_at_one_step(tmp_path):
-  config, workdir = worker.base(100_000), tmp_path / "run"
+  config, workdir = worker.base(2000), tmp_path / "run"
   processes = launch(config, workdir)
   metrics = workdir / "metrics.jsonl"
   while all(p.poll() is None for p in processes):

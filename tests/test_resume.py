@@ -100,7 +100,7 @@ def test_killed_at_random_moments(tmp_path):
 
 
 def test_sigterm_saves_and_leaves_with_0(tmp_path):
-  config, workdir = worker.base(steps=100_000), tmp_path / "run"
+  config, workdir = worker.base(steps=2000), tmp_path / "run"
   process = worker.start(config, workdir)
   metrics = workdir / "metrics.jsonl"
   while process.poll() is None:
