@@ -236,14 +236,17 @@ def ours(config, variables, tokens, attend) -> tuple[np.ndarray, np.ndarray]:
   n, length = tokens.shape
   half = length // 2
 
-  def read(x):
+  def read(variables, x):
     if config.outputs:
       return model.score(variables, x)
     return transformer.logits_of(config, x, model.head(variables))
 
-  full = jax.jit(lambda: read(model.hidden(variables, tokens, attend)))()
+  # Variables are arguments: as constants they would be compiled in.
+  read = jax.jit(read)
+  full = read(variables, jax.jit(model.hidden)(variables, tokens, attend))
+  prompt = (tokens[:, :half], attend[:, :half])
+  x, prefix = jax.jit(model.prefill)(variables, *prompt)
   flat = model.unstack(variables)
-  x, prefix = jax.jit(model.prefill)(flat, tokens[:, :half], attend[:, :half])
   cache = transformer.empty_cache(model, n, length - half, config.dtype)
   step = jax.jit(model.decode)
   seen = [x]
@@ -251,5 +254,4 @@ def ours(config, variables, tokens, attend) -> tuple[np.ndarray, np.ndarray]:
     at = slice(i, i + 1)
     x, cache = step(flat, tokens[:, at], attend[:, at], prefix, cache, i - half)
     seen.append(x)
-  cached = jax.jit(read)(jnp.concatenate(seen, 1))
-  return np.asarray(full), np.asarray(cached)
+  return np.asarray(full), np.asarray(read(variables, jnp.concatenate(seen, 1)))

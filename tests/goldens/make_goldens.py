@@ -32,7 +32,9 @@ LLAMA3 = {
 }
 GEMMA3_ROPE = {
   "full_attention": {
-    "rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0
+    "rope_type": "linear",
+    "factor": 4.0,
+    "rope_theta": 1000.0,
   },
   "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
 }
