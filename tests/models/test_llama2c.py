@@ -127,3 +127,47 @@ def test_an_untied_head_is_read(tmp_path):
   config, tensors = llama2c.read_model(write(tmp_path / "m", header, count))
   assert not config["tie_word_embeddings"]
   assert tensors["lm_head.weight"].shape == (vocab, width)
+
+
+def run_c(pieces, text):
+  """The encoder of run.c, line by line: best pair first, leftmost of ties."""
+  ids = {}
+  for i, (piece, _) in enumerate(pieces):
+    ids.setdefault(piece, i)
+  out = [1] + ([ids[" "]] if text else [])
+  for character in text:
+    raw = [b + 3 for b in character.encode()]
+    out += [ids[character]] if character in ids else raw
+  while True:
+    best = (-1e10, -1, -1)
+    for i in range(len(out) - 1):
+      merged = ids.get(pieces[out[i]][0] + pieces[out[i + 1]][0])
+      if merged is not None and pieces[merged][1] > best[0]:
+        best = (pieces[merged][1], i, merged)
+    if best[1] < 0:
+      return out
+    out[best[1] : best[1] + 2] = [best[2]]
+
+
+def test_the_tokenizer_merges_as_run_c_does():
+  source = paths.shared_data("tiny_llama_dreams")
+  _, expected, *_ = converted()
+  pieces = llama2c.read_pieces(source / "tok512.bin", 512)
+  fast = llama2c.build_tokenizer(pieces)
+  some = expected["greedy_text"] + " — ünï 猫\n\tThe end."
+  rng = np.random.default_rng(0)
+  for _ in range(200):
+    start, size = rng.integers(len(some)), rng.integers(1, 50)
+    cut = some[start : start + size]
+    mixed = "".join(rng.choice(list(some), size))
+    for text in (cut, mixed):
+      assert fast(text)["input_ids"] == run_c(pieces, text)
+
+
+def test_the_converted_directory_agrees_with_transformers():
+  pytest.importorskip("torch")
+  from rlreward.models import parity
+
+  out, *_ = converted()
+  found = parity.check(out)
+  assert found.ok, found.text()
