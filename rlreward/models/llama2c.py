@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pathlib
 import struct
 import sys
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -59,15 +61,19 @@ def convert(
     )
   config, tensors = read_model(model)
   built = build_tokenizer(read_pieces(tokenizer, config["vocab_size"]))
-  folder.mkdir(parents=True, exist_ok=True)
-  save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-  ends = {"bos_token_id": 1, "eos_token_id": [1, 2], "pad_token_id": 2}
-  for name, fields in (
-    ("config.json", config),
-    ("generation_config.json", ends),
-  ):
-    (folder / name).write_text(json.dumps(fields, indent=2) + "\n")
-  built.save_pretrained(folder)
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+    scratch = pathlib.Path(name) / "new"  # whole, or not there at all
+    scratch.mkdir()
+    save_file(tensors, scratch / "model.safetensors", {"format": "pt"})
+    ends = {"bos_token_id": 1, "eos_token_id": [1, 2], "pad_token_id": 2}
+    for file, fields in (
+      ("config.json", config),
+      ("generation_config.json", ends),
+    ):
+      (scratch / file).write_text(json.dumps(fields, indent=2) + "\n")
+    built.save_pretrained(scratch)
+    os.replace(scratch, folder)
   return folder
 
 

@@ -1,0 +1,5 @@
+"""python -m rlreward VERB ..., the same as the command rlreward."""
+
+from rlreward.cli import main
+
+raise SystemExit(main())
