@@ -297,8 +297,8 @@ def _list(args: Any, overrides: list[str]) -> int:
     from rlreward.models import families
 
     print("models")
-    for name in families.names():
-      print(f"  {name}")
+    for name, family in families.FAMILIES.items():
+      print(f"  {name:14} {family.causal}, {family.score}")
   return 0
 
 

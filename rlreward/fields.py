@@ -8,7 +8,6 @@ import difflib
 import io
 import json
 import pathlib
-import re
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import ml_collections
 
 from rlreward.errors import UserError
 
+PACKAGE = pathlib.Path(__file__).resolve().parent
 _WORDS = {"true": True, "yes": True, "1": True}
 _WORDS |= {"false": False, "no": False, "0": False}
 
@@ -116,18 +116,24 @@ def describe(config: Any, source: str | pathlib.Path | None = None) -> str:
   Args:
     config: the config.
     source: its file, read for trailing comments, after the `common.py` beside
-      it.
+      it and the module of its task.
 
   Returns:
     A line per field: "name = value  # comment".
   """
   comments, lines = {}, []
   if source:
-    for path in (pathlib.Path(source).parent / "common.py", source):
-      if pathlib.Path(path).is_file():
-        comments |= _comments(pathlib.Path(path).read_text())
+    path = pathlib.Path(source)
+    task = dict(flatten(config)).get("task.name")
+    for file in (
+      PACKAGE / f"tasks/{task}.py",
+      path.with_name("common.py"),
+      path,
+    ):
+      if file.is_file():
+        comments |= _comments(file.read_text())
   for name, value in flatten(config):
-    comment = comments.get(name) or comments.get(name.rpartition(".")[2])
+    comment = comments.get(name)
     lines.append(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
   return "\n".join(lines)
 
@@ -224,14 +230,43 @@ def _plain(node: Any) -> Any:
 
 
 def _comments(source: str) -> dict[str, str]:
-  """{field: trailing comment} of `c.field = value  # comment` lines."""
-  found = {}
-  for token in tokenize.generate_tokens(io.StringIO(source).readline):
-    if token.type == tokenize.COMMENT:
-      code = token.line[: token.start[1]]
-      match = re.match(r"\s*(?:\w+\.)?([A-Za-z_][\w.]*)\s*[:=]", code)
-      quoted = re.match(r"\s*[\"'](\w+)[\"']\s*:", code)
-      if match or quoted:
-        name = (match or quoted).group(1)  # pyright: ignore
-        found[name] = token.string.lstrip("# ")
-  return found
+  """{dotted field: trailing comment} of a config file or a task module.
+
+  Read are `c.field = value`, the keys of a dict in such a value or in
+  `c.section.update(...)`, and those of a dict that a function returns: its
+  name is the section, and `defaults` of a task module describes `task`.
+  """
+  notes = {
+    token.start[0]: token.string.lstrip("# ")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline)
+    if token.type == tokenize.COMMENT and token.line[: token.start[1]].strip()
+  }
+  lines: dict[str, int] = {}
+
+  def keys(section: str, node: ast.AST) -> None:
+    for part in ast.walk(node):
+      if isinstance(part, ast.Dict):
+        for key in part.keys:
+          if isinstance(key, ast.Constant):
+            lines[f"{section}.{key.value}".lstrip(".")] = key.lineno
+
+  for function in ast.walk(ast.parse(source)):
+    if not isinstance(function, ast.FunctionDef):
+      continue
+    for node in ast.walk(function):
+      if isinstance(node, ast.Assign):
+        name = ast.unparse(node.targets[0]).partition(".")[2]
+        if name:
+          lines[name] = node.lineno
+          keys(name, node.value)
+      elif isinstance(node, ast.Return) and node.value:
+        name = function.name
+        section = {"get_config": "", "defaults": "task"}.get(name, name)
+        keys(section, node.value)
+      elif isinstance(node, ast.Call):
+        name = ast.unparse(node.func).partition(".")[2]
+        if name.endswith(".update"):
+          section = name.removesuffix(".update")
+          for word in node.keywords:
+            lines[f"{section}.{word.arg}"] = word.value.lineno
+  return {name: notes[line] for name, line in lines.items() if line in notes}

@@ -32,7 +32,8 @@ ORDER = (
   ("record",),
   ("train", "plan", "report", "doctor", "runs"),
   ("claims",),
-  ("cli", "__main__"),
+  ("cli",),
+  ("__main__",),
 )
 LEVEL = {name: i for i, part in enumerate(ORDER) for name in part}
 # Paths of ops/ and analytic/ may name these and nothing else.
