@@ -3,8 +3,9 @@
 usage: python benchmarks/bench_rlreward.py {S|M} {steady|first|warm}
 
 steady: medians of the parts after warm-up. first: this process does one step;
-seconds from its start to the end of the step. warm: the same with the
-compilation cache in JAX_COMPILATION_CACHE_DIR, which an earlier run filled.
+seconds from its start to the end of the step; run.py gives it an empty
+compilation cache, so writing that is part of it. warm: the same with the cache
+in JAX_COMPILATION_CACHE_DIR that an earlier run filled.
 """
 
 from __future__ import annotations

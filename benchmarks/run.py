@@ -5,9 +5,10 @@ usage: python benchmarks/run.py [--sizes S,M] [--rounds 2]
 
 Peers run where they are installed: PEERS_DIR holds their scripts (default
 ../shared/peers), JAX_PY is a Python with google-tunix, TRL_PY one with trl.
-A peer's steady process is stopped once its whole GRPO step is timed. All
-reports go to results/bench.json, rewritten after every process; BENCH_MAX_S
-limits the seconds of one measurement (10).
+A peer's steady process is stopped once its whole GRPO step is timed. Our first
+step starts with an empty compilation cache, our warm one with a filled cache.
+All reports go to results/bench/peers.json, rewritten after every process;
+BENCH_MAX_S limits the seconds of one measurement (10).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
+OUT = ROOT / "results" / "bench" / "peers.json"
 sys.path[:0] = [str(ROOT)]
 
 from benchmarks import compare
@@ -79,9 +81,19 @@ def environment(cache: pathlib.Path | None) -> dict[str, str]:
   env.pop("JAX_COMPILATION_CACHE_DIR", None)
   if cache:
     env["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-    # What `rlreward train` sets.
-    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
   return env
+
+
+def cache_of(
+  folder: pathlib.Path, runner: Runner, size: str, part: str
+) -> pathlib.Path | None:
+  """Ours: a new empty cache for first, one for all rounds for warm."""
+  if runner.peer != "rlreward" or part == "steady":
+    return None
+  if part == "first":
+    return pathlib.Path(tempfile.mkdtemp(dir=folder))
+  return folder / f"cache_{size}"
 
 
 def run(
@@ -97,7 +109,7 @@ def run(
     runner: whose script.
     size: S or M.
     mode: first, warm or steady.
-    cache: folder of compiled programs, for warm.
+    cache: folder of compiled programs; None keeps none.
     limit: seconds after which the process is killed.
   """
   result = (
@@ -179,7 +191,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=2)
   parser.add_argument("--parts", default="first,warm,steady")
   parser.add_argument("--peers", default="bound,purejax,tunix,trl")
-  parser.add_argument("--out", default=str(ROOT / "results" / "bench.json"))
+  parser.add_argument("--out", default=str(OUT))
   args = parser.parse_args()
   sizes, parts = args.sizes.split(","), args.parts.split(",")
   reports: list[dict[str, Any]] = []
@@ -191,8 +203,8 @@ def main() -> None:
     for index, size, part, runner in plan(
       contenders, sizes, parts, args.rounds
     ):
-      cache = pathlib.Path(folder) / size if part == "warm" else None
-      if cache and size not in filled:
+      cache = cache_of(pathlib.Path(folder), runner, size, part)
+      if part == "warm" and size not in filled:
         run(runner, size, part, cache)  # fills the cache
         filled.add(size)
       begun = time.monotonic()

@@ -119,6 +119,22 @@ def test_rounds_alternate_and_only_we_run_warm():
   ]
 
 
+def test_caches_are_empty_for_first_and_kept_for_warm(tmp_path):
+  ours, bound = (
+    run.Runner(n, "", paths.REPO, True) for n in ("rlreward", "bound")
+  )
+  cold = [run.cache_of(tmp_path, ours, "S", "first") for _ in range(2)]
+  assert cold[0] != cold[1] and not any(list(c.iterdir()) for c in cold if c)
+  warm = {run.cache_of(tmp_path, ours, "S", "warm") for _ in range(2)}
+  assert len(warm) == 1 and warm.isdisjoint(cold)
+  assert run.cache_of(tmp_path, ours, "S", "steady") is None
+  assert run.cache_of(tmp_path, bound, "S", "first") is None
+  env = run.environment(cold[0])
+  assert env["JAX_COMPILATION_CACHE_DIR"] == str(cold[0])
+  assert env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"
+  assert "JAX_COMPILATION_CACHE_DIR" not in run.environment(None)
+
+
 def test_a_peer_is_stopped_after_its_step_and_a_failure_is_told(tmp_path):
   script = tmp_path / "bench_toy.py"
   script.write_text(
