@@ -1,0 +1,258 @@
+"""The laws that every algorithm and every paper's method obeys, in a table.
+
+The table is the folders: a new file in rlreward/algorithms or rlreward/methods
+is under the laws without a word here.
+"""
+
+import ast
+import functools
+import importlib
+import io
+import re
+import tokenize
+
+import jax
+import jax.numpy as jnp
+import nano
+import numpy as np
+import paths
+import pytest
+
+from rlreward import config, registry
+from rlreward.tasks import arithmetic
+from rlreward.types import Arm, Method, State
+
+FOLDERS = {"algorithms": 60, "methods": 120}  # most lines of code
+TABLE = [
+  (folder, name) for folder in FOLDERS for name in registry.names(folder)
+]
+METHODS = [name for folder, name in TABLE if folder == "methods"]
+# Older than arXiv, or a technique without a paper of its own.
+NO_PAPER = {"sft", "reinforce"}
+each = pytest.mark.parametrize(("folder", "name"), TABLE, ids=lambda x: x)
+of_methods = pytest.mark.parametrize("name", METHODS)
+
+
+def source(folder, name):
+  return (paths.REPO / "rlreward" / folder / f"{name}.py").read_text()
+
+
+@functools.cache
+def made(name):
+  """(method, a batch that it takes) at the size of nano."""
+  module = registry.algorithm(name)
+  c = nano.config(algorithm=name, loss__kl_beta=0.1)
+  if name in ("sft", *_supervised()):
+    task = arithmetic.make({"name": "arithmetic", "digits": 1})
+    assert task.demonstrations is not None
+    batch = next(task.demonstrations("train", nano.B, 0))
+    batch = {k: jnp.asarray(v) for k, v in batch.items()}
+  else:
+    task, batch = nano.task(), nano.batch()
+  return module.make(c, task), batch
+
+
+def _supervised():
+  """Names of files that bind steps/fit."""
+  return [n for f, n in TABLE if re.search(r"\bfit\b", source(f, n))]
+
+
+@functools.cache
+def compiled(name):
+  method, _ = made(name)
+  return jax.jit(method.init), jax.jit(method.step)
+
+
+def stepped(name, seed=0):
+  """(first state, second state, metrics) of one step."""
+  init, step = compiled(name)
+  state = init(jax.random.key(seed))
+  after, metrics = step(state, made(name)[1], state.key)
+  return state, after, metrics
+
+
+def bits(tree):
+  """Leaves as numpy, typed keys as their bits."""
+  is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+  return [
+    np.asarray(jax.random.key_data(x) if is_key(x) else x)
+    for x in jax.tree.leaves(tree)
+  ]
+
+
+def same(a, b):
+  a, b = bits(a), bits(b)
+  return len(a) == len(b) and all(
+    x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True)
+  )
+
+
+def test_the_table_has_the_family():
+  names = {name for _, name in TABLE}
+  assert {"grpo", "dr_grpo", "dapo", "gspo", "cispo", "sft"} <= names
+
+
+# ------------------------------------------------------------ the file
+@each
+def test_docstring_says_what_and_cites_the_paper(folder, name):
+  doc = ast.get_docstring(ast.parse(source(folder, name))) or ""
+  first = doc.splitlines()[0]
+  assert 20 < len(first) <= 80 and first.endswith("."), first
+  # "Reference: Title, arXiv 2402.03300."
+  cited = re.search(r"Reference:\s.+?,\s+arXiv\s+\d{4}\.\d{4,5}", doc, re.S)
+  assert cited or name in NO_PAPER, doc
+  assert "=" in doc, "the equation"
+  if folder == "methods":
+    assert "Differs from the paper:" in doc
+
+
+@each
+def test_file_is_short(folder, name):
+  text = source(folder, name)
+  docs = set()
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+      docs |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+  quiet = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT,
+           tokenize.DEDENT, tokenize.ENDMARKER)  # fmt: skip
+  lines = {
+    token.start[0]
+    for token in tokenize.generate_tokens(io.StringIO(text).readline)
+    if token.type not in quiet
+  }
+  assert len(lines - docs) <= FOLDERS[folder]
+
+
+@each
+def test_file_has_make_and_no_state_of_its_own(folder, name):
+  tree = ast.parse(source(folder, name))
+  functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+  assert "make" in functions
+  assert not any(isinstance(n, ast.Global) for n in ast.walk(tree))
+  module = importlib.import_module(f"rlreward.{folder}.{name}")
+  assert registry.algorithm(name) is module
+  assert ast.get_docstring(
+    next(n for n in tree.body if getattr(n, "name", "") == "make")
+  )
+
+
+# ------------------------------------------------------------ the method
+@each
+def test_making_and_tracing_allocate_nothing(folder, name):
+  before = len(jax.live_arrays())
+  method, batch = made(name)
+  held = len(jax.live_arrays())
+  state = jax.eval_shape(method.init, jax.random.key(0))
+  after, metrics = jax.eval_shape(method.step, state, batch, state.key)
+  assert isinstance(method, Method) and isinstance(state, State)
+  assert jax.tree.structure(after) == jax.tree.structure(state)
+  assert metrics and all(
+    isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(metrics)
+  )
+  assert len(jax.live_arrays()) <= held + 2  # the keys made above
+  # `made` is cached and holds one batch.
+  assert held - before <= len(jax.tree.leaves(batch)) + 2
+
+
+@each
+def test_same_key_gives_the_identical_state(folder, name):
+  first, once, metrics = stepped(name)
+  _, twice, again = stepped(name)
+  assert same(once, twice) and same(metrics, again)
+  other, _, _ = stepped(name, seed=1)
+  assert not same(first.params, other.params)
+
+
+@each
+def test_structure_is_kept_and_frozen_untouched(folder, name):
+  before, after, metrics = stepped(name)
+  shape = lambda t: jax.tree.map(lambda x: (x.shape, x.dtype), t)
+  assert jax.tree.structure(before) == jax.tree.structure(after)
+  assert shape(before) == shape(after)
+  assert same(before.frozen, after.frozen)
+  assert same(before.key, after.key)  # the key of a step is folded in
+  assert int(after.step) == int(before.step) + 1
+  assert not same(before.params, after.params)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
+
+
+@each
+def test_steps_can_be_scanned(folder, name):
+  method, batch = made(name)
+  init, step = compiled(name)
+
+  def body(state, index):
+    key = jax.random.fold_in(state.key, index)
+    state, metrics = method.step(state, batch, key)
+    return state, metrics["loss"]
+
+  run = jax.jit(lambda s: jax.lax.scan(body, s, jnp.arange(3)))
+  scanned, losses = run(init(jax.random.key(0)))
+  assert losses.shape == (3,) and np.isfinite(losses).all()
+  state = init(jax.random.key(0))
+  for index in range(3):
+    key = jax.random.fold_in(state.key, index)
+    state, _ = step(state, batch, key)
+  assert int(scanned.step) == 3
+  # The same sums, compiled inside a loop: f32 roundings of steps of 1e-3.
+  assert nano.gap(scanned.params, state.params) < 1e-5
+
+
+@each
+def test_parts_of_a_step_are_the_step(folder, name):
+  method, batch = made(name)
+  if method.phases is None:
+    pytest.skip("a method without phases")
+  init, step = compiled(name)
+  state = init(jax.random.key(0))
+  want, _ = step(state, batch, state.key)
+  rollout = method.phases.sample(state, batch, state.key)
+  score = method.phases.score(rollout, batch)
+  got, _ = method.phases.update(state, rollout, score)
+  assert nano.gap(got.params, want.params) < 1e-5
+
+
+@each
+def test_evaluation_leaves_the_state_alone(folder, name):
+  method, _ = made(name)
+  task = nano.task()
+  state = compiled(name)[0](jax.random.key(0))
+  batch = nano.batch()
+  if name in ("sft", *_supervised()):
+    task = arithmetic.make({"name": "arithmetic", "digits": 1})
+    batch = jax.tree.map(jnp.asarray, next(task.batches("test", nano.B, 0)))
+  found = method.evaluate(state, batch, jax.random.key(1), batch)["metrics"]
+  for total, weight in found.values():
+    assert np.isfinite(total) and weight >= 0
+  again = method.evaluate(state, batch, jax.random.key(1), batch)["metrics"]
+  assert same(found, again)
+
+
+# ------------------------------------------------------------ the config
+@of_methods
+def test_method_has_a_config_with_arms_a_claim_and_both_sizes(name):
+  found = config.study(f"configs/{name}.py")
+  assert len(found.arms) >= 2 and found.claim is not None
+  assert all(isinstance(arm, Arm) for arm in found.arms)
+  assert found.doc and (found.claim.__doc__ or "").strip()
+  for size in ("mini", "pod"):
+    config.check_complete(config.load(f"configs/{name}.py:{size}"))
+
+
+@pytest.mark.parametrize("name", sorted(
+  p.stem for p in (paths.REPO / "configs").glob("*.py")
+  if p.stem != "common"))  # fmt: skip
+def test_config_files_load_and_say_what_they_are(name):
+  c = config.load(f"configs/{name}.py:mini")
+  config.check_complete(c)
+  found = config.study(name)
+  assert found.doc.splitlines()[0].endswith(".")
+  assert "rlreward train --config=" in found.doc
+  assert re.search(r"\b(minutes?|seconds?)\b", found.doc), "how long it takes"
+  assert registry.algorithm(c.algorithm)
+  for arm in found.arms:
+    config.replace(c, arm.overrides)
+  if found.claim is not None:
+    assert found.arms and (found.claim.__doc__ or "").strip()
+  text = config.to_json(c)
+  assert config.to_json(config.from_json(text)) == text
