@@ -9,6 +9,7 @@ import argparse
 import json
 import pathlib
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 
 from rlreward import config as config_lib
-from rlreward import train
+from rlreward import errors, train
 from rlreward.types import Arm
 
 
@@ -102,18 +103,43 @@ def _commit() -> str:
   return found.stdout.strip() or "unknown"
 
 
-def main() -> None:
-  """Command line of this module."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("spec")
+def main(argv: Sequence[str] | None = None) -> int:
+  """Command line of this module; 0 unless the input is bad (2).
+
+  Args:
+    argv: words after the module's name; default those of the process.
+  """
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("spec", help="a config, such as configs/x.py:mini")
   parser.add_argument("--seeds", default="0,1,2")
   parser.add_argument("--workdir", default="runs/claims")
   parser.add_argument("--out", default="results")
-  args = parser.parse_args()
-  seeds = [int(s) for s in args.seeds.split(",")]
-  result = run(args.spec, seeds, args.workdir, args.out)
+  args = parser.parse_args(argv)
+  try:
+    result = run(args.spec, _seeds(args.seeds), args.workdir, args.out)
+  except errors.UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
   print("holds" if result["holds"] else f"holds: {result['holds']}")
+  return 0
+
+
+def _seeds(text: str) -> list[int]:
+  """The text "0,1,2" as numbers, each once."""
+  try:
+    seeds = [int(part) for part in text.split(",")]
+  except ValueError:
+    seeds = []
+  if not seeds or len(set(seeds)) < len(seeds):
+    raise errors.UserError(
+      f"--seeds={text!r} is not a list of different whole numbers",
+      "every arm is trained once with each, and the spread is over them",
+      "write --seeds=0,1,2",
+    )
+  return seeds
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlreward import cli, train
+from rlreward import claims, cli, train
 
 WORDS = '''"""Prompts and a reward in the current directory."""
 from configs import common
@@ -511,6 +511,53 @@ def test_a_loss_that_is_not_finite_stops_the_run(capsys):
   argv = [*grpo("algorithm=sft", "optimizer.learning_rate=1e30", "steps=9")]
   argv.append("--workdir=run")
   refused(capsys, argv, "loss is nan", "optimizer.learning_rate")
+
+
+@pytest.mark.parametrize(
+  ("line", "said"),
+  [
+    ("nope.py", "there is no config file 'nope.py'"),
+    ("grpo --seeds=a", "--seeds='a' is not a list"),
+    ("grpo --seeds=", "--seeds='' is not a list"),
+    ("grpo --seeds=0,1,1", "different whole numbers"),
+    ("grpo --seeds=-1", "0 to 4294967295"),
+    ("grpo:mini,stesp=3", "did you mean 'steps'"),
+    ("grpo:mini,steps=0 --out=out", "steps=0"),
+  ],
+)
+def test_the_claims_command(capsys, line, said):
+  assert claims.main(line.split()) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert [x[:7] for x in lines] == ["error: ", "  why: ", "  fix: "]
+  assert said in "".join(lines)
+  assert not pathlib.Path("out").exists()
+
+
+@pytest.mark.parametrize(
+  "field",
+  [
+    "optimizer.learning_rate",
+    "loss.kl_beta",
+    "sampling.top_p",
+    "eval.temperature",
+  ],
+)
+def test_nan_is_no_number(capsys, field):
+  refused_early(capsys, grpo(f"{field}=nan"), "not of type float")
+
+
+@pytest.mark.parametrize(
+  ("field", "said"),
+  [
+    ("start.steps=0", "steps=0"),
+    ("start.stepz=1", "use 'start.steps'"),
+    ("start.algorithm=sftt", "use one of: sft"),
+    ("start.optimizer.learning_rate=-1", "learning_rate=-1.0"),
+  ],
+)
+def test_an_earlier_stage(capsys, field, said):
+  argv = ["train", "--config=quickstart:mini", f"--config.{field}"]
+  refused_early(capsys, argv, said)
 
 
 def test_errors_of_ours_are_not_hidden(monkeypatch):
