@@ -77,7 +77,7 @@ def base() -> ml_collections.ConfigDict:
   c.log = ml_collections.ConfigDict(
     {
       "every": 1,  # steps between progress lines
-      "samples_every": 25,  # steps between samples/step_N.jsonl
+      "samples_every": 25,  # steps between samples/step_N.jsonl; 0 = never
       "tensorboard": True,
     }
   )

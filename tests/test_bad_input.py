@@ -208,7 +208,7 @@ def test_config_files(capsys, text, spec, said):
     ("checkpoint.every=0", "checkpoint.every=0"),
     ("checkpoint.keep=0", "keep=0"),
     ("log.every=0", "log.every=0"),
-    ("log.samples_every=0", "log.samples_every=0"),
+    ("log.samples_every=-1", "log.samples_every=-1"),
     ("refill_rounds=-1", "refill_rounds=-1"),
     ("overlong_buffer=-1", "overlong_buffer=-1"),
     ("seed=-1", "0 to 4294967295"),

@@ -16,7 +16,7 @@ TRUNCATION = ("keep", "mask", "penalise")
 KL = ("forward", "reverse")
 _LOOP = (
   ("log.every", 1, "it is the number of steps between progress lines"),
-  ("log.samples_every", 1, "it is the number of steps between sample files"),
+  ("log.samples_every", 0, "it is the number of steps between; 0 is never"),
   ("checkpoint.every", 1, "it is the number of steps between checkpoints"),
   ("checkpoint.keep", 1, "a run resumes from the last one"),
   ("eval.prompts", 1, "the first and the last step are evaluated on them"),
