@@ -73,7 +73,7 @@ def stepped(name, seed=0):
 
 def bits(tree):
   """Leaves as numpy, typed keys as their bits."""
-  is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+  is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
   return [
     np.asarray(jax.random.key_data(x) if is_key(x) else x)
     for x in jax.tree.leaves(tree)
@@ -228,6 +228,33 @@ def test_evaluation_leaves_the_state_alone(folder, name):
   assert same(found, again)
 
 
+@each
+def test_an_adapter_obeys_the_same_laws(folder, name):
+  _, batch = made(name)
+  c = nano.config(
+    algorithm=name,
+    model__lora_rank=2,
+    loss__kl_beta=0.1,
+    optimizer__learning_rate=1e-2,
+    optimizer__eps=1e-8,
+  )
+  task = nano.task()
+  if name in ("sft", *_supervised()):
+    task = arithmetic.make({"name": "arithmetic", "digits": 1})
+  method = registry.algorithm(name).make(c, task)
+  before = jax.jit(method.init)(jax.random.key(0))
+  body = lambda state, _: method.step(state, batch, state.key)
+  run = jax.jit(lambda s: jax.lax.scan(body, s, length=2))
+  after, metrics = run(before)
+  assert same(before.frozen, after.frozen) and "base" in before.frozen
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
+  moved = jax.tree.map(
+    lambda a, b: float(np.abs(a - b).max()), before.params, after.params
+  )
+  # At most one Adam step of 1e-2 per update; no part of the adapter is left.
+  assert all(1e-4 < x < 0.1 for x in jax.tree.leaves(moved)), moved
+
+
 # ------------------------------------------------------------ the config
 @of_methods
 def test_method_has_a_config_with_arms_a_claim_and_both_sizes(name):
@@ -249,10 +276,74 @@ def test_config_files_load_and_say_what_they_are(name):
   assert found.doc.splitlines()[0].endswith(".")
   assert "rlreward train --config=" in found.doc
   assert re.search(r"\b(minutes?|seconds?)\b", found.doc), "how long it takes"
-  assert registry.algorithm(c.algorithm)
+  assert registry.algorithm(str(c.algorithm))
   for arm in found.arms:
     config.replace(c, arm.overrides)
   if found.claim is not None:
     assert found.arms and (found.claim.__doc__ or "").strip()
   text = config.to_json(c)
   assert config.to_json(config.from_json(text)) == text
+
+
+CONFIGS = sorted(
+  file.stem
+  for file in (paths.REPO / "configs").glob("*.py")
+  if file.stem != "common"
+)
+of_configs = pytest.mark.parametrize("name", CONFIGS)
+
+
+def presets(name):
+  """PRESETS of a config, or the words that its get_config compares with."""
+  tree = ast.parse((paths.REPO / "configs" / f"{name}.py").read_text())
+  words = {"mini"}
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Compare) and "arg" in ast.dump(node.left):
+      words |= {ast.literal_eval(side) for side in node.comparators}
+    if isinstance(node, ast.Assign) and "'PRESETS'" in ast.dump(node):
+      words |= set(ast.literal_eval(node.value))
+  return sorted(words)
+
+
+SIZES = [(name, size) for name in CONFIGS for size in presets(name)]
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES)
+def test_every_size_names_fields_that_its_task_reads(name, size, request):
+  if (name, size) == ("quickstart", "pod"):
+    reason = "it has task.source and task.reward for task.train and .rewards"
+    request.applymarker(pytest.mark.xfail(reason=reason))
+  c = config.load(f"configs/{name}.py:{size}")
+  config.check_complete(c)
+  fields = dict(config.flatten(c))
+  assert fields["algorithm"] in [algorithm for _, algorithm in TABLE]
+  task = registry.find(fields["task.name"], ("tasks",), "task.name")
+  own = {n.removeprefix("task.") for n in fields if n.startswith("task.")}
+  assert own <= {"name", *task.defaults()}
+
+
+@of_configs
+def test_the_commands_of_a_docstring_work(name):
+  doc = config.study(name).doc
+  specs = re.findall(r"--config=(configs/\w+\.py\S*)", doc)
+  assert any(spec.startswith(f"configs/{name}.py") for spec in specs)
+  for spec in specs:
+    config.load(spec)
+  if re.search(r"arXiv \d", doc):
+    assert config.study(name).arms and config.study(name).claim
+
+
+@of_configs
+def test_a_claim_can_fail(name):
+  found = config.study(name)
+  if found.claim is None:
+    pytest.skip("a config without a claim")
+
+  class Still(dict):
+    """A run in which every number is a half from first to last."""
+
+    def __missing__(self, key):
+      return 0.5
+
+  assert not found.claim({arm.name: Still() for arm in found.arms})
+  assert len({arm.name for arm in found.arms}) == len(found.arms)
