@@ -15,6 +15,7 @@ response. About 3 minutes on 2 CPU cores.
 from configs import common
 from rlreward.types import Arm
 
+PRESETS = ("mini",)
 ARMS = (Arm("kl", {}),)
 KL_BUDGET = 8.0  # nats per response, on held-out prompts
 

@@ -11,6 +11,8 @@ reward are `task.name=text`; see examples/dreams.py. Under a minute on 2 cores.
 
 from configs import common
 
+PRESETS = ("mini",)
+
 
 def get_config(arg="mini"):
   """One preset, small enough for a laptop."""

@@ -13,6 +13,7 @@ At scale: configs/quickstart.py:pod (Qwen2.5-Math-1.5B on MATH levels 3-5).
 from configs import common
 from rlreward.types import Arm
 
+PRESETS = ("mini", "pod")
 ARMS = (Arm("grpo", {}),)
 
 
@@ -31,10 +32,14 @@ def pod(c):
   c.sampling.update(max_new_tokens=3000, cache_dtype="bfloat16")
   c.optimizer.learning_rate = 1e-6
   c.model.update(path="Qwen/Qwen2.5-Math-1.5B", dtype="bfloat16", remat="full")
-  c.task.update(
-    name="text",
-    source="data/math_level3to5.jsonl",
-    reward="rewards/math.py:correct",
+  c.task = c.task.__class__(
+    {
+      "name": "text",
+      "train": "data/math_level3to5.jsonl",
+      "holdout": 0.05,
+      "prompt_length": 1024,
+      "rewards": "rewards/math.py:correct",
+    }
   )
   c.mesh.update(fsdp=8)
   return c

@@ -85,6 +85,10 @@ def run(
   if config.start:
     stage = stage or f"stage 2 of 2, {config.algorithm}"
   if config.start and latest is None:
+    with jax.set_mesh(sharding.make_mesh(**config.mesh)):
+      known = registry.task(config) if task is None else task
+      # What stage 2 refuses is refused now, not after stage 1 has trained.
+      registry.algorithm(config.algorithm).make(config, known)
     first, folder = _start(config), workdir / "start"
     before = Checkpointer(folder / "checkpoints").latest() or 0
     warm = run(first, folder, command=command, stop_after=stop_after, task=task,
@@ -281,9 +285,10 @@ def _prepare(workdir: pathlib.Path, config, overwrite: bool) -> None:
   """Process 0 looks after the directory; all hear when it is refused."""
   refusal = None
   if jax.process_index() == 0:
-    if overwrite:
-      shutil.rmtree(workdir, ignore_errors=True)
     try:
+      if overwrite:
+        config_lib.check_overwrite(workdir)
+        shutil.rmtree(workdir, ignore_errors=True)
       config_lib.check_workdir(workdir, config, MAY_CHANGE)
     except errors.UserError as error:
       refusal = [error.what, error.why, error.fix]

@@ -309,10 +309,7 @@ SIZES = [(name, size) for name in CONFIGS for size in presets(name)]
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES)
-def test_every_size_names_fields_that_its_task_reads(name, size, request):
-  if (name, size) == ("quickstart", "pod"):
-    reason = "it has task.source and task.reward for task.train and .rewards"
-    request.applymarker(pytest.mark.xfail(reason=reason))
+def test_every_size_names_fields_that_its_task_reads(name, size):
   c = config.load(f"configs/{name}.py:{size}")
   config.check_complete(c)
   fields = dict(config.flatten(c))
