@@ -103,6 +103,7 @@ def index(folder: pathlib.Path) -> dict[str, str]:
 
 
 def read_json(folder: pathlib.Path) -> dict[str, Any]:
+  """The config.json of a directory, refused where no family reads it."""
   path = folder / "config.json"
   if not path.is_file():
     raise UserError(

@@ -100,8 +100,11 @@ def test_missing_unused_and_misshapen_tensors_are_named(edit, word, tmp_path):
 
 def test_ignorable_buffers_are_ignored(tmp_path):
   unpack("llama", tmp_path)
+  before = pretrained.load(tmp_path)[1]
   change(tmp_path, put("model.layers.0.self_attn.rotary_emb.inv_freq", (4,)))
-  pretrained.load(tmp_path)
+  after = pretrained.load(tmp_path)[1]
+  same = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), before, after)
+  assert all(jax.tree.leaves(same))
 
 
 @pytest.mark.parametrize(
