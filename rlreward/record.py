@@ -122,6 +122,30 @@ def write_eval(
     path.write_text("".join(f"{x}\n" for x in lines), encoding="utf-8")
 
 
+def old_evals(workdir: pathlib.Path, begun: int) -> dict[int, dict[str, float]]:
+  """Evaluations up to the step resumed from, as process 0 knows them.
+
+  Args:
+    workdir: the run directory.
+    begun: that step; 0 for a new run.
+
+  Returns:
+    {step: {metric: float}}. Every process must call this.
+  """
+  path, out = workdir / "metrics.jsonl", []
+  if begun and jax.process_index() == 0 and path.is_file():
+    for line in path.read_text(encoding="utf-8").splitlines():
+      row = json.loads(line)
+      found = {k[5:]: v for k, v in row.items() if k.startswith("eval/")}
+      if found and row["step"] <= begun:
+        out.append((row["step"], found))
+  number = lambda x: math.nan if x is None else x
+  return {
+    step: {k: number(v) for k, v in found.items()}
+    for step, found in judge.everyone(out)[0]
+  }
+
+
 def footer(workdir: pathlib.Path, evals, stage: str) -> list[str]:
   """The last lines of a run: five samples before and after, what is where.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 import pathlib
 import shutil
@@ -38,6 +36,7 @@ class Result(NamedTuple):
     workdir: where everything lies.
     model: TransformerConfig of the policy.
     task: the task.
+    stopped: whether a signal asked it to stop.
   """
 
   state: State
@@ -45,6 +44,7 @@ class Result(NamedTuple):
   workdir: pathlib.Path
   model: Any
   task: Task
+  stopped: bool = False
 
 
 def run(
@@ -79,11 +79,13 @@ def run(
   _prepare(workdir, config, overwrite)
   compile_cache(workdir)
   saver = Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
-  latest, loaded = saver.latest(), None
+  latest, loaded = _agreed(saver.latest(), workdir), None
 
   # ------------------------------------------------------------- first stage
+  earlier = 0
   if config.start:
     stage = stage or f"stage 2 of 2, {config.algorithm}"
+    earlier = _start(config).steps
   if config.start and latest is None:
     with jax.set_mesh(sharding.make_mesh(**config.mesh)):
       known = registry.task(config) if task is None else task
@@ -94,11 +96,11 @@ def run(
     warm = run(first, folder, command=command, stop_after=stop_after, task=task,
                stage=f"stage 1 of 2, {first.algorithm}")  # fmt: skip
     done = int(warm.state.step)
-    if done < first.steps:  # stopped: the second stage has to wait
+    if warm.stopped or done < first.steps:  # the second stage has to wait
       return warm
     if stop_after is not None:
       stop_after -= done - before
-    loaded = warm.state.params["policy"]
+    task, loaded = known, warm.state.params["policy"]
     del warm
 
   # ------------------------------------------------------------- mesh, task
@@ -106,9 +108,12 @@ def run(
   with contextlib.ExitStack() as stack, jax.set_mesh(mesh):
     task = registry.task(config) if task is None else task
     assert task is not None
-    rows = config.prompts_per_step
-    sharding.check_rows("prompts_per_step", rows, mesh)
-    sharding.check_rows("eval.prompts", config.eval.prompts, mesh)
+    for name, rows in (
+      ("prompts_per_step", config.prompts_per_step),
+      ("eval.prompts", config.eval.prompts),
+    ):
+      sharding.check_rows(name, rows, mesh)
+      judge_lib.check_prompts(name, rows, task)
     method = registry.algorithm(config.algorithm).make(config, task)
     if method.phases is None:
       method = method._replace(step=jax.jit(method.step, donate_argnums=0))
@@ -144,14 +149,15 @@ def run(
         config, actor, abstract, mesh, workdir, command, stage, begun
       )
     )
-    evals = _old_evals(workdir, begun)
+    evals = record.old_evals(workdir, begun)
     counter = stack.enter_context(metrics.CompileCounter(warn=writer.line))
-    place = lambda batch: sharding.process_batch(mesh, local_rows(batch))
+    place = lambda batch: judge_lib.spread(mesh, batch)
     judge = _Judge(config, task, method, place, writer, workdir, counter)
     stopping = stack.enter_context(contextlib.closing(_Signals()))
     stack.callback(saver.close)
 
     # ----------------------------------------------------------- loop
+    asked = False
     if begun == 0:
       evals[0] = judge(state, 0)
     end = config.steps
@@ -170,11 +176,11 @@ def run(
         writer.samples(done, record.rows(task, *seen))
       if _due(done, config.eval.every):
         evals[done] = judge(state, done)
-      asked = saver.preempted(done) or stopping.asked
+      # Steps of both stages in one count, so that processes agree on one.
+      asked = saver.preempted(earlier + done) or stopping.asked
       if asked or done == end or _due(done, config.checkpoint.every):
         saver.save(done, state, batches.get_state())
-      if asked and done < end:
-        writer.line(f"stopped at step {done}; run the same command to go on")
+      if asked:
         break
     finished = int(state.step) >= config.steps
     if finished and config.steps not in evals:
@@ -187,7 +193,11 @@ def run(
         names=_summary_names(evals),
         footer=record.footer(workdir, evals, stage),
       )
-    return Result(state, evals, workdir, actor.model.config, task)
+    asked |= stopping.asked
+    if asked and (not finished or stage.startswith("stage 1")):
+      step = int(state.step)
+      writer.line(f"stopped at step {step}; run the same command to go on")
+    return Result(state, evals, workdir, actor.model.config, task, asked)
 
 
 def initial(config, method: Method, key, placed, loaded=None) -> State:
@@ -257,22 +267,6 @@ def advance(method: Method, task: Task, state, batches, place, counter, config):
   return state, found, (rollout, score, rows)
 
 
-def local_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
-  """This process's share of a batch that every process has whole."""
-  count, index = jax.process_count(), jax.process_index()
-  if count == 1:
-    return dict(batch)
-  out = {}
-  for name, column in batch.items():
-    array = np.asarray(column) if not isinstance(column, Mapping) else column
-    if isinstance(array, Mapping) or not array.ndim:
-      out[name] = column
-    else:
-      size = len(array) // count
-      out[name] = array[index * size : (index + 1) * size]
-  return out
-
-
 def compile_cache(workdir: pathlib.Path) -> None:
   """Keeps compiled programs beside the run, unless a cache is already set."""
   if jax.config.values["jax_compilation_cache_dir"] is None:
@@ -289,12 +283,27 @@ def _prepare(workdir: pathlib.Path, config, overwrite: bool) -> None:
       if overwrite:
         config_lib.check_overwrite(workdir)
         shutil.rmtree(workdir, ignore_errors=True)
-      config_lib.check_workdir(workdir, config, MAY_CHANGE)
+      held = Checkpointer(workdir / "checkpoints").latest() or 0
+      # A run cannot go back: then "steps", the first, may not change either.
+      may_change = MAY_CHANGE[config.steps < held :]
+      config_lib.check_workdir(workdir, config, may_change)
     except errors.UserError as error:
       refusal = [error.what, error.why, error.fix]
   refusal = judge_lib.everyone(refusal)[0]
   if refusal:
     raise errors.UserError(*refusal)
+
+
+def _agreed(latest: int | None, workdir: pathlib.Path) -> int | None:
+  """The step to resume from; every process must see the same."""
+  found = judge_lib.everyone(latest)
+  if len(set(found)) > 1:
+    raise errors.UserError(
+      f"the processes see checkpoints of steps {found} in {workdir}",
+      "each of them reads and writes a part of every checkpoint",
+      "give a --workdir on a file system that all of them share",
+    )
+  return latest
 
 
 def _due(step: int, every: int) -> bool:
@@ -330,11 +339,12 @@ class _Judge:
       found = self.method.evaluate(state, batch, self.key, self.batch)
     sums = jax.device_get(found["metrics"])
     values = {k: float(s) / max(float(w), 1e-9) for k, (s, w) in sums.items()}
+    rows = record.rows(self.task, found["rollout"], found["score"], {})
+    record.write_eval(self.workdir, step, rows)
+    # Last: a line of metrics says that this evaluation needs no other.
     self.writer.scalars(step, values, prefix="eval/")
     shown = ", ".join(f"{k} {v:.3f}" for k, v in values.items())
     self.writer.line(f"held out, step {step}: {shown}")
-    rows = record.rows(self.task, found["rollout"], found["score"], {})
-    record.write_eval(self.workdir, step, rows)
     return values
 
 
@@ -366,29 +376,14 @@ class _Signals:
       signal.signal(name, handler)
 
 
-def _old_evals(workdir: pathlib.Path, begun: int) -> dict[int, dict]:
-  """Evaluations up to the step resumed from, as process 0 knows them."""
-  path, out = workdir / "metrics.jsonl", []
-  if begun and jax.process_index() == 0 and path.is_file():
-    for line in path.read_text(encoding="utf-8").splitlines():
-      row = json.loads(line)
-      found = {k[5:]: v for k, v in row.items() if k.startswith("eval/")}
-      if found and row["step"] <= begun:
-        out.append((row["step"], found))
-  number = lambda x: math.nan if x is None else x
-  return {
-    step: {k: number(v) for k, v in found.items()}
-    for step, found in judge_lib.everyone(out)[0]
-  }
-
-
 def _refuse_nan(shown: Mapping[str, float], step: int) -> None:
   for name in ("loss", "grad_norm"):
     if not np.isfinite(shown.get(name, 0.0)):
       raise errors.UserError(
         f"{name} is {shown[name]} at step {step}",
         "every later step would train on it; the last checkpoint is intact",
-        "lower optimizer.learning_rate or set optimizer.clip_norm, then resume",
+        "lower optimizer.learning_rate or set optimizer.clip_norm, and train in"
+        " another --workdir",
       )
 
 

@@ -1,6 +1,8 @@
 """Runs of seconds for the tests of the loop, in this process or another.
 
-usage: run_worker.py CONFIG_JSON WORKDIR [DEVICES [PORT INDEX COUNT]]
+usage: run_worker.py JOBS_JSON [DEVICES [PORT INDEX COUNT]]
+
+JOBS_JSON is a list of [CONFIG_JSON, WORKDIR]; they run one after the other.
 """
 
 import json
@@ -19,6 +21,13 @@ REWARD = """
 def digits(completion, want):
   share = sum(c.isdigit() for c in completion) / max(len(completion), 1)
   return {"value": share + (str(want) in completion), "share": share}
+"""
+
+
+# Few groups vary under it.
+RARE = """
+def digits(completion):
+  return float(completion[:1] in ("0", "1"))
 """
 
 
@@ -60,13 +69,13 @@ def two_stages(**changes):
   return base(4, start=first, **changes)
 
 
-def text(folder, steps=8, **changes):
+def text(folder, steps=8, judge=REWARD, **changes):
   """Five prompts, two a step, judged by a python function in a file."""
   rows = [{"prompt": f"{i}+{i}=", "want": 2 * i} for i in range(5)]
   data = pathlib.Path(folder) / "rows.jsonl"
   data.write_text("".join(json.dumps(row) + "\n" for row in rows))
   reward = data.with_name("reward.py")
-  reward.write_text(REWARD)
+  reward.write_text(judge)
   section = {
     "name": "text",
     "train": str(data),
@@ -80,26 +89,39 @@ def text(folder, steps=8, **changes):
   return base(steps, **changes)
 
 
-def command(config, workdir, *words):
-  """The command line of this script; keeps the config beside the run."""
+def start(jobs, *words):
+  """A process that runs [(config, workdir)] in turn; the first path is kept."""
   from rlreward.config import to_json
 
-  path = pathlib.Path(f"{workdir}.json")
-  path.write_text(to_json(config))
-  words = (path, workdir, *words)
-  return [sys.executable, str(HERE / "run_worker.py"), *map(str, words)]
-
-
-def start(config, workdir, *words):
-  """A process that runs the config."""
-  env = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}"}
+  listed = []
+  for number, (config, workdir) in enumerate(jobs):
+    path = pathlib.Path(f"{workdir}.{number}.json")
+    path.write_text(to_json(config))
+    listed.append([str(path), str(workdir)])
+  path = pathlib.Path(f"{jobs[0][1]}.jobs.json")
+  path.write_text(json.dumps(listed))
+  script = HERE / "run_worker.py"
   return subprocess.Popen(
-    command(config, workdir, *words),
-    env=env,
+    [sys.executable, *map(str, (script, path, *words))],
+    env={**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}"},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
   )
+
+
+def said(process, words):
+  """Reads what a process prints until a line begins with these words."""
+  for line in process.stdout:
+    if line.startswith(words):
+      return True
+  return False
+
+
+def saved(workdir, step, index=0):
+  """Parameters that a process kept of the end of a job; {path: array}."""
+  with np.load(f"{workdir}.{step}.{index}.npz") as file:
+    return dict(file)
 
 
 def leaves(state):
@@ -132,23 +154,44 @@ def curve(workdir):
   ]
 
 
+def samples(workdir):
+  """{file name: rows} of all sample files."""
+  folder = pathlib.Path(workdir) / "samples"
+  return {
+    path.name: [json.loads(line) for line in path.read_text().splitlines()]
+    for path in folder.iterdir()
+  }
+
+
 def main():
-  """Runs, and saves the parameters of process 0 as `WORKDIR.npz`."""
-  path, workdir, *words = sys.argv[1:]
+  """Runs the jobs; leaves with 1 where the last one was refused."""
+  path, *words = sys.argv[1:]
   jax.config.update("jax_num_cpu_devices", int(words[0]) if words else 1)
   if len(words) > 1:
     port, index, count = words[1:]
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(index))
-  from rlreward import config, train
+  from rlreward import config, errors, train
   from rlreward.steps import judge
 
-  c = config.from_json(pathlib.Path(path).read_text())
-  result = train.run(c, workdir)
-  params = judge.on_host(result.state.params)
-  if jax.process_index() == 0:
-    arrays: dict[str, Any] = leaves(params)
-    np.savez(f"{workdir}.npz", **arrays)
+  failed = False
+  for number, (name, workdir) in enumerate(json.loads(_read(path))):
+    print(f"job {number}", flush=True)
+    try:
+      result = train.run(config.from_json(_read(name)), workdir)
+      failed = False
+    except errors.UserError as error:
+      print(f"refused: {error}", flush=True)
+      failed = True
+      continue
+    step, index = int(result.state.step), jax.process_index()
+    arrays: dict[str, Any] = leaves(judge.on_host(result.state.params))
+    np.savez(f"{workdir}.{step}.{index}.npz", **arrays)
+  sys.exit(failed)
+
+
+def _read(path):
+  return pathlib.Path(path).read_text()
 
 
 if __name__ == "__main__":

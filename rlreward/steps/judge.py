@@ -9,13 +9,55 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlreward import errors
+from rlreward import errors, sharding
 from rlreward.types import Rollout, Score, Task
 
 
 def arrays(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
   """The columns of a batch that live on devices."""
   return {k: v for k, v in batch.items() if isinstance(v, jax.Array)}
+
+
+def spread(mesh: jax.sharding.Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
+  """A batch with its rows over the data axes of a mesh.
+
+  Args:
+    mesh: a data shard may lie on several processes (a tensor axis across
+      them), or several on one.
+    batch: whole, the same on every process.
+
+  Returns:
+    The batch with its columns of numbers on devices; text and scalars stay.
+  """
+  layout, out = sharding.batch_sharding(mesh), {}
+  for name, column in batch.items():
+    rows = np.asarray(column)
+    if rows.ndim and rows.dtype.kind in "biuf":
+      column = jax.make_array_from_callback(
+        rows.shape, layout, rows.__getitem__
+      )
+    out[name] = column
+  return out
+
+
+def check_prompts(name: str, prompts: int, task: Task) -> None:
+  """Refuses prompts that hosts which judge cannot share evenly.
+
+  Args:
+    name: the config field, e.g. "eval.prompts".
+    prompts: its value, over all processes.
+    task: rewards on the device are not shared out.
+
+  Raises:
+    UserError: with the nearest legal value.
+  """
+  count = jax.process_count()
+  if not task.spec["on_device"] and prompts % count:
+    raise errors.UserError(
+      f"{name}={prompts} with rewards in Python on {count} processes",
+      "each judges as many whole groups as the others",
+      f"set {name} to a multiple of {count}, e.g. {prompts + -prompts % count}",
+    )
 
 
 def on_host(tree: Any) -> Any:
