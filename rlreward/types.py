@@ -168,6 +168,13 @@ class Task(NamedTuple):
     demonstrations: (split, batch_size, seed) -> iterator like that of
       `batches`, of `tokens` i32[B, L], `attend` and `loss` bool[B, L]; None
       where the task has none.
+    preferences: the same call, of pairs: `tokens` i32[2B, L], `attend` and
+      `loss` bool[2B, L], `strength` f32[2B]; rows 2i and 2i + 1 are the chosen
+      and the rejected answer of pair i. `reference_logp` f32[2B] and `tie`
+      bool[2B] where the data has them. None where the task has no pairs.
+    labelled: the same call, of single answers: `tokens`, `attend`, `loss`
+      [B, L] and `label` bool[B], `reference_logp` f32[B] where the data has
+      it. None where the task has no labels.
   """
 
   batches: Callable[..., Iterator[Mapping[str, Any]]]
@@ -175,6 +182,8 @@ class Task(NamedTuple):
   gold: Callable[..., Score] | None
   spec: Mapping[str, Any]
   demonstrations: Callable[..., Iterator[Mapping[str, Any]]] | None = None
+  preferences: Callable[..., Iterator[Mapping[str, Any]]] | None = None
+  labelled: Callable[..., Iterator[Mapping[str, Any]]] | None = None
 
 
 class Arm(NamedTuple):
