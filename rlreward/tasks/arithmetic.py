@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreward.errors import UserError
+from rlreward.tasks import arithmetic_rows as rows
 from rlreward.tasks import data, tokens
+from rlreward.tasks.arithmetic_rows import ALPHABET
 from rlreward.types import Rollout, Score, Task
 
-ALPHABET = "0123456789+-*="
 _SPLITS = ("train", "test")
 _TRIES = 10_000
 
@@ -29,7 +30,9 @@ def defaults() -> dict[str, Any]:
     "digits": 2,  # largest operand is 10**digits - 1
     "operations": "+",  # any of + - *
     "holdout": 0.1,  # share of the problems kept for the test split
-    "noise": 0.0,  # share of demonstrations (sft) with a wrong answer
+    "noise": 0.0,  # share of wrong answers (sft), pairs, labels
+    "judge_share": 0.0,  # share of demonstrations (sft) that judge an answer
+    "positive_share": 0.5,  # share of labelled answers that are right
     "pad_is_eos": False,  # pad and eos share an id, as in many tokenizers
   }
 
@@ -49,7 +52,10 @@ def make(
 
   Returns:
     Task whose reward is its gold and can be compiled; its demonstrations
-    (`spec["sft_batches"]` too) are `sft_batches` of this config.
+    (`spec["sft_batches"]` too) are `sft_batches` of this config. Its pairs
+    and labelled answers are those of `arithmetic_rows`; `spec["judge"]` says
+    how the policy rates an answer: `suffix` ids go behind it, then one of the
+    `ratings` ids is worth the same place of `values`.
 
   Raises:
     UserError: fields that cannot work.
@@ -57,36 +63,40 @@ def make(
   c = _config(config)
   tok = tokenizer(config)
 
-  def batches(split: str, batch_size: int, seed: int) -> Iterator[Any]:
-    return Problems(
-      c, split, batch_size, seed, _prompts, process_index, process_count
+  def stream(build: rows.Build) -> Callable[[str, int, int], Problems]:
+    return lambda split, batch_size, seed: Problems(
+      c, split, batch_size, seed, build, process_index, process_count
     )
 
-  def demonstrations(split: str, batch_size: int, seed: int) -> Iterator[Any]:
-    return Problems(
-      c, split, batch_size, seed, _rows, process_index, process_count
-    )
-
+  demonstrations = stream(rows.demonstrations)
   reward = verifier(tok)
   spec = {
     "vocab_size": tok.vocab_size,
-    "prompt_length": _prompt_length(c),
-    "completion_length": _answer_length(c),
+    "prompt_length": rows.prompt_length(c),
+    "completion_length": rows.answer_length(c),
+    "answer_length": rows.answer_length(c),
     "stop_ids": tok.eos_ids,
     "pad_id": tok.pad_id,
     "on_device": True,
     "tokenizer": tok,
     "columns": ("answer", "answer_mask"),
     "sft_batches": demonstrations,
+    "judge": rows.judge(tok),
   }
-  return Task(batches, reward, reward, spec, demonstrations)
+  return Task(
+    stream(rows.prompts),
+    reward,
+    reward,
+    spec,
+    demonstrations,
+    stream(rows.preferences),
+    stream(rows.labelled),
+  )
 
 
 def tokenizer(config: Any = None) -> tokens.CharTokenizer:
   """The task's tokenizer: pad, eos, digits, operations and "="."""
-  return tokens.CharTokenizer(
-    ALPHABET, pad_is_eos=_config(config)["pad_is_eos"]
-  )
+  return rows.tokenizer(_config(config))
 
 
 def sft_batches(
@@ -96,7 +106,8 @@ def sft_batches(
 
   With probability `noise` an answer is off by 1 to 9; such rows are true in
   `wrong` bool[B]. A policy that imitates them answers rightly about that much
-  less often, which leaves room for a reward.
+  less often, which leaves room for a reward. With `judge_share` some rows
+  judge an answer instead, see `arithmetic_rows.demonstrations`.
 
   Args:
     config: section with the fields of `defaults`, None for all of them.
@@ -110,7 +121,7 @@ def sft_batches(
   Raises:
     UserError: fields that cannot work.
   """
-  return Problems(_config(config), split, batch_size, seed, _rows)
+  return Problems(_config(config), split, batch_size, seed, rows.demonstrations)
 
 
 def verifier(tok: tokens.CharTokenizer) -> Callable[..., Score]:
@@ -166,7 +177,8 @@ class Problems:
     split: "train" or "test".
     batch_size: global batch.
     seed: of the problems.
-    build: (c, problems i64[b, 3], generator) -> batch.
+    build: (c, problems i64[b, 3], generator) -> batch, whose arrays have
+      leading axis b or a multiple of it.
     process_index: this host.
     process_count: hosts.
 
@@ -180,7 +192,7 @@ class Problems:
     split: str,
     batch_size: int,
     seed: int,
-    build: Callable[..., dict[str, np.ndarray]],
+    build: rows.Build,
     process_index: int = 0,
     process_count: int = 1,
   ):
@@ -192,7 +204,7 @@ class Problems:
         "use 'train', or 'test' with holdout above 0",
       )
     size = batch_size // process_count
-    self._own = slice(process_index * size, (process_index + 1) * size)
+    self._own = (process_index * size, (process_index + 1) * size)
     self._c, self._build, self._next = c, build, 0
     self._facts = {
       "split": split,
@@ -200,6 +212,9 @@ class Problems:
       "seed": int(seed),
       "digest": f"{c['digits']}{c['operations']}{c['holdout']}:{c['noise']}",
     }
+    shares = (c["judge_share"], c["positive_share"])
+    if shares != (0.0, 0.5):
+      self._facts["digest"] += f":{shares[0]}:{shares[1]}"
 
   def __iter__(self) -> Problems:
     return self
@@ -211,7 +226,9 @@ class Problems:
     problems = _draw(self._c, index, f["batch_size"], generator)
     self._next += 1
     batch = self._build(self._c, problems, generator)
-    return {k: v[self._own] for k, v in batch.items()}
+    low, high = self._own
+    each = {k: len(v) // f["batch_size"] for k, v in batch.items()}
+    return {k: v[low * each[k] : high * each[k]] for k, v in batch.items()}
 
   def get_state(self) -> dict[str, Any]:
     """The position as plain values; the next batch is `next_batch`."""
@@ -277,62 +294,6 @@ def _draw(c, split: int, n: int, generator) -> np.ndarray:
   )
 
 
-def _values(problems: np.ndarray) -> np.ndarray:
-  op, a, b = problems.T
-  return np.select([op == 0, op == 1, op == 2], [a + b, a - b, a * b])
-
-
-def _prompts(c, problems, generator) -> dict[str, np.ndarray]:
-  del generator
-  return _encode(c, problems, _values(problems))
-
-
-def _rows(c, problems, generator) -> dict[str, np.ndarray]:
-  """Prompts, right answers, and rows that show an answer, wrong or right."""
-  value = _values(problems)
-  top = 10 ** c["digits"] - 1
-  op = problems[:, 0]
-  high = np.select([op == 0, op == 1, op == 2], [2 * top, top, top * top])
-  low = np.where(op == 1, -top, 0)
-  shift = generator.integers(1, 10, len(value))
-  shift *= generator.choice([-1, 1], len(value))
-  inside = (value + shift >= low) & (value + shift <= high)
-  other = value + np.where(inside, shift, -shift)
-  wrong = generator.random(len(value)) < c["noise"]
-  batch = _encode(c, problems, value)
-  shown = _encode(c, problems, np.where(wrong, other, value))
-  mask = batch["prompt_mask"]
-  row = np.concatenate([shown["prompt"], shown["answer"]], 1)
-  attend = np.concatenate([mask, shown["answer_mask"]], 1)
-  loss = np.concatenate([np.zeros_like(mask), shown["answer_mask"]], 1)
-  shown = {"tokens": row, "attend": attend, "loss": loss, "wrong": wrong}
-  return {**batch, **shown}
-
-
-def _encode(c, problems, values) -> dict[str, np.ndarray]:
-  tok = tokenizer(c)
-  ask = [tok.encode(f"{a}{'+-*'[o]}{b}=") for o, a, b in problems.tolist()]
-  say = [[*tok.encode(str(v)), tok.eos_ids[0]] for v in values.tolist()]
-  prompt, prompt_mask = tokens.left_pad(ask, _prompt_length(c), tok.pad_id)
-  answer, answer_mask = tokens.right_pad(say, _answer_length(c), tok.pad_id)
-  return {
-    "prompt": prompt,
-    "prompt_mask": prompt_mask,
-    "answer": answer,
-    "answer_mask": answer_mask,
-  }
-
-
-def _prompt_length(c) -> int:
-  return 2 * c["digits"] + 2
-
-
-def _answer_length(c) -> int:
-  digits = c["digits"]
-  sizes = {"+": digits + 1, "-": digits + 1, "*": 2 * digits}
-  return max(sizes[o] for o in c["operations"]) + 1
-
-
 def _config(config: Any) -> dict[str, Any]:
   c = data.section(config, defaults())
   if not isinstance(c["digits"], int) or not 1 <= c["digits"] <= 9:
@@ -346,7 +307,7 @@ def _config(config: Any) -> dict[str, Any]:
       "each is drawn equally often",
       "use one or more of '+', '-', '*', such as '+-'",
     )
-  for name in ("holdout", "noise"):
+  for name in ("holdout", "noise", "judge_share", "positive_share"):
     share = c[name]
     top = 0.5 if name == "holdout" else 1
     if not isinstance(share, (int, float)) or not 0 <= share <= top:

@@ -7,7 +7,6 @@ travels with the batch to the rewards.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -17,7 +16,7 @@ import numpy as np
 from rlreward.errors import UserError
 from rlreward.rewards import function
 from rlreward.sampling.buckets import bucket
-from rlreward.tasks import data, sources, tokens
+from rlreward.tasks import columns, data, packing, preferences, tokens
 from rlreward.tasks.sources import Row
 from rlreward.types import Task
 
@@ -35,7 +34,14 @@ def defaults() -> dict[str, Any]:
     "completion": "completion",  # column, for sft
     "prompt_length": 256,  # tokens; several are buckets of compiled shapes
     "row_length": 512,  # tokens of prompt and completion, for sft
+    "packing": False,  # several sft examples in a row, told apart by `segment`
     "on_overlong": "drop",  # drop (counted) | raise
+    "chosen": "chosen",  # column of pairs: the better answer
+    "rejected": "rejected",  # column of pairs: the worse answer
+    "strength": "",  # column of pairs, 0 or more; "" is 1 for each pair
+    "label": "label",  # column beside `completion`: whether it is good
+    "answer_length": 256,  # tokens of an answer and eos; several are buckets
+    "on_equal": "raise",  # pairs with equal sides: raise | drop (counted)
     "rewards": "",  # "file.py:f" or "a.py:f@1.0,pkg.b:g@0.5", or functions
     "skip_special": True,  # leave special tokens out of the rewards' text
     "tokenizer": "",  # see tokens.load; used when none is passed
@@ -63,17 +69,19 @@ def make(
 
   Returns:
     Task; `spec["report"]` has the counts of each split; its demonstrations
-    (`spec["sft_batches"]` too) are `sft_batches` of this config.
+    (`spec["sft_batches"]` too) are `sft_batches` of this config. Data with
+    pairs or labels has `preferences` or `labelled`, see `preferences.streams`;
+    their counts join the report when they are first asked for.
 
   Raises:
     UserError: data, columns, prompts or rewards that cannot work.
   """
   c = data.section(config, defaults())
   tok = tokenizer or tokens.load(c["tokenizer"])
-  lengths = _lengths(c["prompt_length"])
-  opened = _open(c)
+  lengths = columns.lengths(c["prompt_length"])
+  opened = columns.open_splits(c)
   first = opened["train"][0][0]
-  name = _prompt_column(c, first)
+  name = columns.prompt_column(c, first)
   rewards = _rewards(c["rewards"])
   reward: Any = _no_reward
   needs: list[str] = []
@@ -87,10 +95,10 @@ def make(
     needs = [n for f in reward.functions for n in f.needs() if n != "row"]
 
   def encode(row: Row) -> list[int]:
-    value = row.get(name)
+    value = columns.prompt_value(c, name, row)
     if isinstance(value, (list, tuple)):
       return tok.chat(value)
-    return tok.encode(_string(name, value), bos=tok.adds_bos)
+    return tok.encode(columns.string(name, value), bos=tok.adds_bos)
 
   splits = {
     split: data.scan(
@@ -99,8 +107,8 @@ def make(
       lengths[-1],
       where=where,
       on_overlong=c["on_overlong"],
-      columns=[name, *needs],
-      select=_selector(c, split, name),
+      columns=[*columns.needed(c, name), *needs],
+      select=columns.selector(c, split, name),
     )
     for split, (source, where) in opened.items()
   }
@@ -109,7 +117,7 @@ def make(
     _LOG.log(level, "%s", rows.counts.line(split))
 
   def batches(split: str, batch_size: int, seed: int) -> Iterator[Any]:
-    rows = splits[_split(split, splits)]
+    rows = splits[columns.check_split(split, splits)]
 
     def load(own: np.ndarray, every: np.ndarray) -> dict[str, Any]:
       width = bucket(int(rows.lengths[every].max()), lengths)
@@ -144,19 +152,30 @@ def make(
       process_count=process_count,
     )
 
+  report: dict[str, Any] = {k: r.counts for k, r in splits.items()}
+  pairs, labelled = preferences.streams(
+    c,
+    tok,
+    opened,
+    name,
+    report,
+    process_index=process_index,
+    process_count=process_count,
+  )
   spec = {
     "vocab_size": tok.vocab_size,
     "prompt_length": lengths[-1],
     "prompt_lengths": lengths,
+    "answer_length": columns.lengths(c["answer_length"])[-1],
     "stop_ids": tok.eos_ids,
     "pad_id": tok.pad_id,
     "on_device": False,
     "tokenizer": tok,
     "columns": tuple(first),
-    "report": {k: r.counts for k, r in splits.items()},
+    "report": report,
     "sft_batches": demonstrations,
   }
-  return Task(batches, reward, None, spec, demonstrations)
+  return Task(batches, reward, None, spec, demonstrations, pairs, labelled)
 
 
 def sft_batches(
@@ -173,7 +192,9 @@ def sft_batches(
 
   The loss covers the completion and its eos, or what the assistant wrote in a
   chat. Prompt and completion are encoded apart, as they are when the policy
-  samples. Rows that do not fit are counted and left out, never cut.
+  samples. Rows that do not fit are counted and left out, never cut. With
+  `packing` rows hold several examples and `segment` i32[B, row_length], see
+  `packing.stream`. A `completion` that is a side of pairs is that answer.
 
   Args:
     config: section with the fields of `defaults`.
@@ -191,10 +212,10 @@ def sft_batches(
     UserError: data that cannot work.
   """
   c = data.section(config, defaults())
-  opened = _open(c)
-  source, where = opened[_split(split, opened)]
-  name = _prompt_column(c, source[0])
-  length = _lengths(c["row_length"])[-1]
+  opened = columns.open_splits(c)
+  source, where = opened[columns.check_split(split, opened)]
+  name = columns.prompt_column(c, source[0])
+  length = columns.lengths(c["row_length"])[-1]
 
   def encode(row: Row) -> tuple[list[int], list[bool]]:
     return _demonstration(c, tokenizer, name, row, where)
@@ -205,11 +226,25 @@ def sft_batches(
     length,
     where=where,
     on_overlong=c["on_overlong"],
-    columns=[name],
-    select=_selector(c, split, name),
+    columns=columns.needed(c, name),
+    select=columns.selector(c, split, name),
   )
   if rows.counts.overlong:
     _LOG.warning("%s", rows.counts.line(f"sft {split}"))
+
+  if c["packing"]:
+    return packing.stream(
+      rows.lengths,
+      length,
+      batch_size,
+      seed,
+      lambda i: encode(source[int(rows.keep[i])]),
+      pad_id=tokenizer.pad_id,
+      where=f"sft {split}",
+      digest=rows.digest,
+      process_index=process_index,
+      process_count=process_count,
+    )
 
   def load(own: np.ndarray, every: np.ndarray) -> dict[str, np.ndarray]:
     del every
@@ -235,6 +270,10 @@ def sft_batches(
 def _demonstration(c, tok: tokens.Tokens, name: str, row: Row, where: str):
   """A row to (ids, mask of what is trained on)."""
   value, target = row.get(name), row.get(c["completion"])
+  sides = (c["chosen"], c["rejected"])
+  if c["completion"] in sides and columns.has_pairs(c, row):
+    value, *answers = columns.pair_values(c, name, row)
+    target = answers[sides.index(c["completion"])]
   if isinstance(value, (list, tuple)):
     if isinstance(target, str):
       target = [{"role": "assistant", "content": target}]
@@ -246,95 +285,9 @@ def _demonstration(c, tok: tokens.Tokens, name: str, row: Row, where: str):
       "the loss covers the completion, which must be text",
       "set completion to the column that holds the answers",
     )
-  prompt = tok.encode(_string(name, value), bos=tok.adds_bos)
+  prompt = tok.encode(columns.string(name, value), bos=tok.adds_bos)
   answer = [*tok.encode(target), tok.eos_ids[0]]
   return [*prompt, *answer], [False] * len(prompt) + [True] * len(answer)
-
-
-def _open(c) -> dict[str, tuple[sources.Source, str]]:
-  """{split: (source, its name)}."""
-  share = c["holdout"]
-  if not isinstance(share, (int, float)) or not 0 <= share < 1:
-    raise UserError(
-      f"holdout={share!r}", "it is a share of the prompts", "use 0 to 0.5"
-    )
-  if isinstance(c["train"], str) and not c["train"]:
-    raise UserError(
-      "task.train is empty", "there are no prompts", "set it to a data file"
-    )
-  has_test = not isinstance(c["test"], str) or bool(c["test"])
-  if has_test and share:
-    raise UserError(
-      f"both test={sources.describe(c['test'])} and holdout={share}",
-      "there can be one test split",
-      "set holdout=0 or leave test empty",
-    )
-  train = (sources.open_source(c["train"]), sources.describe(c["train"]))
-  out = {"train": train}
-  if has_test:
-    test = c["test"]
-    out["test"] = (sources.open_source(test), sources.describe(test))
-  elif share:
-    out["test"] = train
-  return out
-
-
-def _selector(c, split: str, name: str):
-  share = c["holdout"]
-  if not share:
-    return None
-
-  def select(row: Row) -> bool:
-    value = row.get(name)
-    if isinstance(value, (list, tuple)):
-      roles = [m.get("role") if isinstance(m, dict) else "" for m in value]
-      cut = roles.index("assistant") if "assistant" in roles else len(roles)
-      value = json.dumps(value[:cut], sort_keys=True, default=str)
-    return data.held_out(str(value), share) == (split == "test")
-
-  return select
-
-
-def _split(split: str, found) -> str:
-  if split not in found:
-    raise UserError(
-      f"there is no split {split!r}; there is {sorted(found)}",
-      "the config names the data of each split",
-      "set task.test to a source, or task.holdout to a share such as 0.1",
-    )
-  return split
-
-
-def _prompt_column(c, first: Row) -> str:
-  found = sorted(map(str, first))
-  if c["prompt"]:
-    data.column(first, c["prompt"], sources.describe(c["train"]), 0)
-    return c["prompt"]
-  both = [n for n in ("prompt", "messages") if n in first]
-  if len(both) == 1:
-    return both[0]
-  raise UserError(
-    f"columns {found} have {'both' if both else 'neither'} 'prompt' and"
-    " 'messages'",
-    "one column holds the prompts",
-    f"set task.prompt to one of {found}",
-  )
-
-
-def _lengths(value: Any) -> tuple[int, ...]:
-  lengths = (value,) if isinstance(value, int) else tuple(value)
-  bucket(0, lengths)
-  return tuple(sorted(lengths))
-
-
-def _string(name: str, value: Any) -> str:
-  if not isinstance(value, str):
-    raise UserError(
-      f"column {name!r} is {tokens.head(value)}, a {type(value).__name__}",
-      "a prompt is a string or a list of chat messages",
-      "convert the column, or name another with task.prompt",
-    )
-  return value
 
 
 def _rewards(value: Any) -> Sequence[Any]:
