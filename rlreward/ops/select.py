@@ -1,8 +1,8 @@
 """Which samples to keep: best of K, global shares, correct ones, pairs, votes.
 
-Shapes are static and everything can be jitted. A sample counts when it is valid
-and its reward is above -inf: NaN is no reward, and -inf is how a reward says
-"drop this". Ties are drawn uniformly with the key, else sampling order leaks.
+Everything can be jitted. A sample counts when it is valid and its reward above
+-inf: NaN is no reward, and -inf is how a reward says "drop this". Ties are drawn
+uniformly with the key, else sampling order leaks.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _order(score: Array, counts: Array, heat: Any, key: Array) -> Array:
   gap = jnp.where(score == top, 0, score - top)
   noise = jax.random.gumbel(key, score.shape, gap.dtype)
   index = lax.broadcasted_iota(jnp.int32, score.shape, 1)
-  keys = (~counts, -(gap + heat * noise), -noise)
-  return lax.sort((*keys, index), dimension=1, num_keys=3)[3]
+  rank = (~counts, -(gap + heat * noise), -noise, index)
+  return lax.sort(rank, dimension=1, num_keys=3)[3]
 
 
 def best_of_k(
@@ -93,8 +93,7 @@ def best_worst_pair(
     key: typed PRNG key for ties.
 
   Returns:
-    (i32[B], i32[B], bool[B]); false where the two rewards are equal and where
-    fewer than two samples count.
+    (i32[B], i32[B], bool[B]); false where fewer than two unequal ones count.
 
   Reference: Self-Rewarding Language Models, 2401.10020.
   """
@@ -302,9 +301,9 @@ def weighted_vote(
   first = counts & (jnp.argmax(same, axis=2) == jnp.arange(samples))
   total = jnp.where(first, total, -jnp.inf)
   top = jnp.max(total, axis=1, keepdims=True)
-  size = jnp.sum(jnp.abs(weight), axis=1, keepdims=True)
-  rounding = samples * jnp.finfo(weight.dtype).eps * size
-  tied = first & ((total == top) | (total >= top - rounding))
+  rounding = samples * jnp.finfo(weight.dtype).eps
+  slack = rounding * jnp.sum(jnp.abs(weight), axis=1, keepdims=True)
+  tied = first & ((total == top) | (total >= top - slack))
   index = jnp.argmax(tied, axis=1)
   if key is not None:
     index = _argmax(jnp.zeros_like(total), tied, key)
@@ -381,14 +380,14 @@ def running_best(
   """
   inside, across = jax.random.split(key)
   counts = usable(reward_BxK, valid_BxK)
-  reward = jnp.where(counts, masked.clean(reward_BxK, counts), -jnp.inf)
+  reward = jnp.where(counts, reward_BxK, -jnp.inf)
   index = _argmax(reward, counts, inside)
   top = jnp.max(reward, axis=1)
   ties = jnp.sum(counts & (reward == top[:, None]), axis=1, dtype=jnp.int32)
   even = top == best.reward
   total = jnp.where(even, best.count, 0) + ties
-  draw = jax.random.uniform(across, top.shape) * total < ties
-  take = (top > best.reward) | (even & draw)
+  win = jax.random.uniform(across, top.shape) * total < ties
+  take = (top > best.reward) | (even & win)
 
   def merge(old, new):
     new = new[jnp.arange(index.shape[0]), index]
