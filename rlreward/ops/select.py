@@ -1,8 +1,8 @@
 """Which samples to keep: best of K, global shares, correct ones, pairs, votes.
 
-Everything can be jitted. A sample counts when it is valid and its reward above
--inf: NaN is no reward, and -inf is how a reward says "drop this". Ties are drawn
-uniformly with the key, else sampling order leaks.
+Everything can be jitted. A sample counts when it is valid and its reward is
+above -inf: NaN is no reward, and -inf is how a reward says "drop this". Ties
+are drawn uniformly with the key, else sampling order leaks.
 """
 
 from __future__ import annotations
