@@ -16,7 +16,7 @@ from rlreward.types import Array
 _CHUNK_ELEMENTS = 2**23  # logits held at a time when the chunk is chosen here
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
   """How [N, T] positions fall into blocks of [rows, width].
 
   Width is cut first, and rows are cut with a stride, so that each block holds a
@@ -54,20 +54,24 @@ class _Plan(NamedTuple):
     return x[:n, :t]
 
 
-def _plan(n: int, t: int, chunk: int) -> _Plan:
+def plan_blocks(n: int, t: int, vocab: int, chunk: int | None) -> Plan:
+  """Blocks of at most `chunk` positions; None holds 2**23 logits at a time."""
+  if chunk is None:
+    chunk = max(1, _CHUNK_ELEMENTS // vocab)
+  check_positive("chunk", chunk)
   width = min(t, max(1, chunk // n))
   width_blocks = -(-t // width)
   row_blocks = -(-n // chunk)
-  return _Plan(
+  return Plan(
     -(-n // row_blocks), row_blocks, -(-t // width_blocks), width_blocks
   )
 
 
-def _over_blocks(
+def over_blocks(
   body: Callable[[Any, Any], tuple[Any, Any]],
   carry: Any,
   inputs: Any,
-  plan: _Plan,
+  plan: Plan,
 ) -> tuple[Any, Any]:
   """lax.scan over the blocks of [N, T, ...] inputs; one block is no loop."""
   n, t = jax.tree.leaves(inputs)[0].shape[:2]
@@ -77,18 +81,49 @@ def _over_blocks(
   return carry, jax.tree.map(lambda x: plan.join(x, n, t), outputs)
 
 
-def _raw_logits(hidden: Array, kernel: Array) -> Array:
+def wide_type(hidden: Array, kernel: Array) -> jnp.dtype:
+  """The type of logits and of summed kernel gradients: at least float32."""
+  dtype = jnp.promote_types(hidden.dtype, kernel.dtype)
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def raw_logits(hidden: Array, kernel: Array) -> Array:
   """hidden @ kernel in float32; mixed inputs meet in their common type."""
   dtype = jnp.promote_types(hidden.dtype, kernel.dtype)
   return lax.dot_general(
     hidden.astype(dtype),
     kernel.astype(dtype),
     (((hidden.ndim - 1,), (0,)), ((), ())),
-    preferred_element_type=jnp.promote_types(dtype, jnp.float32),
+    preferred_element_type=wide_type(hidden, kernel),
   )
 
 
-def _shape_logits(
+def pull_back(grad: Array, hidden: Array, kernel: Array) -> tuple[Array, Array]:
+  """Gradients of the kernel (wide) and of hidden (its type) from dlogits.
+
+  dlogits are rounded to the common type of hidden and kernel first, so that
+  both products run at the speed of that type; sums are float32.
+  """
+  product = jnp.promote_types(hidden.dtype, kernel.dtype)
+  wide = wide_type(hidden, kernel)
+  grad = grad.astype(product)
+  axes = tuple(range(grad.ndim - 1))
+  grad_hidden = lax.dot_general(
+    grad,
+    kernel.astype(product),
+    (((grad.ndim - 1,), (1,)), ((), ())),
+    preferred_element_type=wide,
+  )
+  grad_kernel = lax.dot_general(
+    hidden.astype(product),
+    grad,
+    ((axes, axes), ((), ())),
+    preferred_element_type=wide,
+  )
+  return grad_kernel, grad_hidden.astype(hidden.dtype)
+
+
+def shape_logits(
   raw: Array, temperature: Array, softcap: float | None
 ) -> tuple[Array, Array | None]:
   """softcap * tanh(raw / softcap) / temperature, and the tanh."""
@@ -112,15 +147,15 @@ def _forward(
   targets: Array,
   temperature: Array,
   softcap: float | None,
-  plan: _Plan,
+  plan: Plan,
   entropy: bool,
 ) -> tuple[Array, Array, Array | None]:
   """(log-prob, log-normaliser, entropy) of each position."""
 
   def body(carry, block):
     hidden, targets = block
-    raw = _raw_logits(hidden, kernel)
-    logits, _ = _shape_logits(raw, temperature, softcap)
+    raw = raw_logits(hidden, kernel)
+    logits, _ = shape_logits(raw, temperature, softcap)
     norm = jax.nn.logsumexp(logits, axis=-1)
     spread = None
     if entropy:
@@ -128,7 +163,7 @@ def _forward(
       spread = -jnp.sum(jnp.exp(gap) * gap, axis=-1)
     return carry, (_pick(logits, targets) - norm, norm, spread)
 
-  return _over_blocks(body, (), (hidden, targets), plan)[1]
+  return over_blocks(body, (), (hidden, targets), plan)[1]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -151,16 +186,15 @@ def _fused_bwd(softcap, plan, entropy, residuals, cotangents):
   """d logits = g (onehot - p) - e p (log p + H), block by block."""
   hidden, kernel, targets, temperature, norm, spread = residuals
   g_logp, g_spread = cotangents
-  product = jnp.promote_types(hidden.dtype, kernel.dtype)
-  wide = jnp.promote_types(product, jnp.float32)
+  wide = wide_type(hidden, kernel)
 
   def body(grad_kernel, block):
     hidden, targets, norm, g, spread, e = block
     # A position that the loss ignores must not matter, whatever it holds.
     live = g != 0 if e is None else (g != 0) | (e != 0)
     hidden = jnp.where(live[..., None], hidden, 0)
-    raw = _raw_logits(hidden, kernel)
-    logits, bent = _shape_logits(raw, temperature, softcap)
+    raw = raw_logits(hidden, kernel)
+    logits, bent = shape_logits(raw, temperature, softcap)
     gap = logits - norm[..., None]
     pull = g[..., None]
     if e is not None:
@@ -172,24 +206,11 @@ def _fused_bwd(softcap, plan, entropy, residuals, cotangents):
     grad = grad / temperature.astype(wide)
     if bent is not None:
       grad = grad * (1 - bent * bent)
-    grad = grad.astype(product)
-    axes = tuple(range(grad.ndim - 1))
-    grad_hidden = lax.dot_general(
-      grad,
-      kernel.astype(product),
-      (((grad.ndim - 1,), (1,)), ((), ())),
-      preferred_element_type=wide,
-    )
-    step = lax.dot_general(
-      hidden.astype(product),
-      grad,
-      ((axes, axes), ((), ())),
-      preferred_element_type=wide,
-    )
-    return grad_kernel + step, grad_hidden.astype(hidden.dtype)
+    step, grad_hidden = pull_back(grad, hidden, kernel)
+    return grad_kernel + step, grad_hidden
 
   blocks = hidden, targets, norm, g_logp, spread, g_spread
-  grad_kernel, grad_hidden = _over_blocks(
+  grad_kernel, grad_hidden = over_blocks(
     body, jnp.zeros(kernel.shape, wide), blocks, plan
   )
   return (
@@ -245,11 +266,8 @@ def token_logprob(
   chex.assert_rank([hidden_NxTxD, kernel_DxV, targets_NxT], [3, 2, 2])
   chex.assert_equal_shape_prefix([hidden_NxTxD, targets_NxT], 2)
   chex.assert_equal(hidden_NxTxD.shape[2], kernel_DxV.shape[0])
-  _check_positive("temperature", temperature)
-  _check_positive("softcap", softcap)
-  if chunk is None:
-    chunk = max(1, _CHUNK_ELEMENTS // kernel_DxV.shape[1])
-  _check_positive("chunk", chunk)
+  check_positive("temperature", temperature)
+  check_positive("softcap", softcap)
   n, t = targets_NxT.shape
   return _fused(
     hidden_NxTxD,
@@ -257,12 +275,13 @@ def token_logprob(
     targets_NxT,
     lax.stop_gradient(jnp.asarray(temperature, jnp.result_type(float))),
     softcap,
-    _plan(n, t, chunk),
+    plan_blocks(n, t, kernel_DxV.shape[1], chunk),
     entropy,
   )
 
 
-def _check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: Any) -> None:
+  """ValueError for a Python number that is not above 0; arrays pass."""
   if isinstance(value, (int, float)) and not value > 0:
     raise ValueError(
       f"{name} must be positive, got {value}; greedy samples have no "
@@ -286,7 +305,7 @@ def logprob_from_logits(
     f32[...].
   """
   chex.assert_equal_shape_prefix([logits, targets], targets.ndim)
-  _check_positive("temperature", temperature)
+  check_positive("temperature", temperature)
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   logits = logits / temperature
   return _pick(logits, targets) - jax.nn.logsumexp(logits, axis=-1)
@@ -304,7 +323,7 @@ def entropy_from_logits(
   Returns:
     f32[...], nats.
   """
-  _check_positive("temperature", temperature)
+  check_positive("temperature", temperature)
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   logp = jax.nn.log_softmax(logits / temperature, axis=-1)
   allowed = logp > -jnp.inf
