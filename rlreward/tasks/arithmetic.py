@@ -30,7 +30,7 @@ def defaults() -> dict[str, Any]:
     "digits": 2,  # largest operand is 10**digits - 1
     "operations": "+",  # any of + - *
     "holdout": 0.1,  # share of the problems kept for the test split
-    "noise": 0.0,  # share of wrong answers (sft), pairs, labels
+    "noise": 0.0,  # share of wrong answers (sft), flipped pairs and labels
     "judge_share": 0.0,  # share of demonstrations (sft) that judge an answer
     "positive_share": 0.5,  # share of labelled answers that are right
     "pad_is_eos": False,  # pad and eos share an id, as in many tokenizers
