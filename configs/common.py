@@ -44,8 +44,54 @@ def base() -> ml_collections.ConfigDict:
       "kl_beta": 0.0,  # coefficient of the KL to the reference, per token
       "kl": "forward",  # gradient of: forward (k3, GRPO's) | reverse
       "entropy": 0.0,  # coefficient of the entropy bonus
+      "kl_stop": 0.0,  # KL(old||new) of an update that ends a step; 0 = never
     }
   )
+  c.kl_reward = ml_collections.ConfigDict(
+    {
+      "beta": 0.0,  # KL to the reference in the reward, per token; or here,
+      "target": 0.0,  # or beta steered to this KL of a response, nats; 0 = not
+      "horizon": 10_000.0,  # episodes in which beta follows
+    }
+  )
+  c.credit = ml_collections.ConfigDict(
+    {
+      "gamma": 1.0,  # discount of one action
+      "lam": 0.95,  # of GAE
+      "whiten_reward": False,  # per-token rewards over their spread (ppo)
+      "whiten": True,  # advantages to mean 0, variance 1 (ppo)
+      "target": "gae",  # what a critic predicts: gae | return
+      "baseline": "",  # of the family; "" is the paper's
+      "decay": 0.95,  # of the running mean (reinforce)
+    }
+  )
+  c.critic = ml_collections.ConfigDict(
+    {
+      "shared": False,  # a head on the policy's trunk instead of its own model
+      "rate": config_dict.placeholder(float),  # learning rate; None: the policy's
+      "coefficient": 0.1,  # of the value loss
+      "clip": 0.2,  # how far a value may move for free; 0 = no clip
+      "warmup": 0,  # steps in which the critic alone trains
+    }
+  )
+  c.off_policy = ml_collections.ConfigDict(
+    {
+      "level": "token",  # weights of stale rows: token | sequence | geometric
+      "bound": "truncate",  # outside [low, high]: truncate | mask
+      "low": 0.0,
+      "high": 0.0,  # 2 to 5 are usual; 0 = no weights
+    }
+  )
+  c.best_of_n = ml_collections.ConfigDict(
+    {
+      "n": 8,  # of best-of-n: the law that bond distils
+      "anchors": 16,  # samples of the reference for each prompt (bond)
+      "pick": "best",  # best | soft | majority | weighted (best_of_n)
+      "temperature": 1.0,  # of the soft choice, in units of the reward
+      "chunk": 0,  # samples of a prompt drawn at a time; 0 = all
+    }
+  )
+  c.ahead = 0  # 1: the policy of one step ago samples while this one trains
   c.optimizer = ml_collections.ConfigDict(
     {
       "learning_rate": 1e-6,

@@ -14,8 +14,7 @@ import optax
 import pytest
 
 from rlreward import registry
-from rlreward.models import score as score_lib
-from rlreward.ops import advantage
+from rlreward.ops import advantage, logprob
 from rlreward.steps import roles
 
 ONLINE = ("grpo", "dr_grpo", "dapo", "gspo", "cispo")
@@ -177,14 +176,14 @@ def test_updates_and_epochs_follow_the_papers_formula(algorithm):
 def passes(monkeypatch):
   """Counts the forward passes that give log-probs, with their entropies."""
   calls = []
-  right = score_lib.completion_logprob
+  right = logprob.token_logprob
 
   @functools.wraps(right)
-  def counted(model, variables, *args):
-    calls.append(args[-1])
-    return right(model, variables, *args)
+  def counted(*args, **words):
+    calls.append(words["entropy"])
+    return right(*args, **words)
 
-  monkeypatch.setattr(score_lib, "completion_logprob", counted)
+  monkeypatch.setattr(logprob, "token_logprob", counted)
   return calls
 
 

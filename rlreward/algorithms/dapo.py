@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from rlreward.algorithms import grpo
 from rlreward.ops import advantage, policy
-from rlreward.steps import online
+from rlreward.steps import credit, online
 from rlreward.types import Method, Task
 
 
@@ -26,8 +26,8 @@ def make(config, task: Task) -> Method:
   return online.make(
     config,
     task,
-    loss=grpo.regularised(loss, c),
-    advantage=advantage.group_advantage,
+    loss=grpo.regularised(loss, config),
+    credit=credit.group(advantage.group_advantage, grpo.penalty(config)),
     aggregate="token_mean",
     keep=online.accuracy(config.filter_on),
   )

@@ -15,7 +15,7 @@ import functools
 
 from rlreward.algorithms import grpo
 from rlreward.ops import advantage, policy
-from rlreward.steps import online
+from rlreward.steps import credit, online
 from rlreward.types import Method, Task
 
 
@@ -27,9 +27,10 @@ def make(config, task: Task) -> Method:
   return online.make(
     config,
     task,
-    loss=grpo.regularised(loss, c),
-    advantage=functools.partial(
-      advantage.group_advantage, center="mean", scale="none"
+    loss=grpo.regularised(loss, config),
+    credit=credit.group(
+      functools.partial(advantage.group_advantage, center="mean", scale="none"),
+      grpo.penalty(config),
     ),
     aggregate="const",
   )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from rlreward import errors
 from rlreward.ops import advantage, kl, policy
-from rlreward.steps import checks, online
+from rlreward.steps import checks, credit, online, rollouts
 from rlreward.types import Method, Task
 
 KL = {"forward": kl.forward_kl_surrogate, "reverse": kl.reverse_kl_surrogate}
@@ -26,8 +26,8 @@ def make(config, task: Task) -> Method:
   return online.make(
     config,
     task,
-    loss=regularised(loss, c),
-    advantage=advantage.group_advantage,
+    loss=regularised(loss, config),
+    credit=credit.group(advantage.group_advantage, penalty(config)),
     aggregate="seq_mean_token_mean",
   )
 
@@ -40,9 +40,22 @@ def clip(c, low: float, high: float) -> tuple[float, float]:
   )
 
 
-def regularised(loss: policy.Loss, c) -> policy.Loss:
-  """Adds the KL and entropy terms that the config gives a coefficient."""
-  terms = []
+def penalty(config) -> credit.Penalty | None:
+  """The KL in the reward, where the config has one.
+
+  Raises:
+    UserError: a KL in the reward and in the loss, or fields that cannot be.
+  """
+  c = config.kl_reward
+  checks.kl_reward(config)
+  return credit.Penalty(c.beta, c.target, c.horizon) if c.beta else None
+
+
+def regularised(loss: policy.Loss, config) -> policy.Loss:
+  """Weighs stale rows, adds the KL and entropy terms that the config names."""
+  c, terms = config.loss, []
+  if rollouts.check_off_policy(config):
+    loss = policy.weighted(loss)
   if c.kl_beta:
     # Off-policy the reverse gradient needs pi / pi_old; GRPO's k3 has none.
     weight = policy.importance_ratio if c.kl == "reverse" else None

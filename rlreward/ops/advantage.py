@@ -129,3 +129,95 @@ def group_advantage(
     advantage = (advantage - mean) / (jnp.maximum(spread, sd_min) + eps)
   advantage = masked.clean(advantage, alive)
   return lax.stop_gradient(advantage)
+
+
+def minus_mean(reward_N: Array, valid_N: Array) -> Array:
+  """r - mean r over the batch, 0 where not valid.
+
+  The mean holds the sample itself: the gradient is (1 - 1 / N) of the unbiased
+  one, in the same direction.
+
+  Args:
+    reward_N: rewards.
+    valid_N: bool.
+
+  Returns:
+    f32[N] without gradient.
+  """
+  chex.assert_equal_shape([reward_N, valid_N])
+  mean = masked.masked_mean(reward_N, valid_N)
+  return lax.stop_gradient(masked.clean(reward_N - mean, valid_N))
+
+
+def minus(
+  reward_BxG: Array, valid_BxG: Array, other_BxM: Array, other_valid_BxM: Array
+) -> Array:
+  """r minus the mean reward of other answers to the prompt.
+
+  With M = 1 greedy answers this is the self-critical baseline: it does not
+  depend on the sample, so the gradient is unbiased.
+
+  Args:
+    reward_BxG: rewards.
+    valid_BxG: bool.
+    other_BxM: rewards of the other answers.
+    other_valid_BxM: bool; prompts without a valid one get 0.
+
+  Returns:
+    f32[B, G] without gradient.
+
+  Reference: SCST, arXiv 1612.00563; ReMax, arXiv 2310.10505.
+  """
+  chex.assert_rank([reward_BxG, other_BxM], 2)
+  known = valid_BxG & jnp.any(other_valid_BxM, 1, keepdims=True)
+  base = masked.masked_mean(other_BxM, other_valid_BxM, axis=1)[:, None]
+  return lax.stop_gradient(masked.clean(reward_BxG - base, known))
+
+
+def minus_length_weighted(
+  reward_BxG: Array, valid_BxG: Array, length_BxG: Array
+) -> Array:
+  """r - sum_g L_g r_g / sum_g L_g, the baseline of least variance.
+
+  It is optimal where the squared norm of a response's score grows with its
+  length, as for tokens with orthogonal gradients of equal size.
+
+  Args:
+    reward_BxG: rewards.
+    valid_BxG: bool.
+    length_BxG: tokens of each response.
+
+  Returns:
+    f32[B, G] without gradient, 0 where not valid or alone.
+
+  Reference: OPO, arXiv 2505.23585.
+  """
+  chex.assert_equal_shape([reward_BxG, valid_BxG, length_BxG])
+  length = masked.clean(length_BxG, valid_BxG)
+  weighed = length * masked.clean(reward_BxG, valid_BxG)
+  total = jnp.sum(length, 1, keepdims=True)
+  base = jnp.sum(weighed, 1, keepdims=True) / jnp.where(total > 0, total, 1)
+  known = valid_BxG & (jnp.sum(valid_BxG, 1, keepdims=True) >= 2)
+  return lax.stop_gradient(masked.clean(reward_BxG - base, known))
+
+
+def rescaled_mean(reward_BxG: Array, valid_BxG: Array) -> Array:
+  """alpha (r - mean of the group), alpha = prompts / prompts that vary.
+
+  Groups of equal rewards add zeros to the batch's mean gradient; alpha takes
+  the shrinkage back.
+
+  Args:
+    reward_BxG: rewards.
+    valid_BxG: bool.
+
+  Returns:
+    f32[B, G] without gradient.
+
+  Reference: GPG, arXiv 2504.02546, with its F_norm = 1.
+  """
+  alive = informative(reward_BxG, valid_BxG)
+  scale = alive.shape[0] / jnp.maximum(jnp.sum(alive), 1)
+  return scale * group_advantage(
+    reward_BxG, valid_BxG, center="mean", scale="none"
+  )

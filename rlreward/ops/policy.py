@@ -28,7 +28,7 @@ class Loss(NamedTuple):
 
   Attributes:
     needs: names of the arrays that `extras` must hold ("reference_logp",
-      "entropy"), so that nothing else is computed.
+      "entropy", "rollout_weight"), so that nothing else is computed.
     terms: (logp, old_logp, advantage, mask, extras) -> (loss, metrics), all
       [N, T], both 0 where the mask is false. `old_logp` None means on-policy:
       the ratio is 1 and its gradient that of logp.
@@ -245,6 +245,28 @@ def kl_penalty(
     return masked.clean(loss, mask), {"kl": masked.clean(kl, mask)}
 
   return Loss(frozenset({"reference_logp"}), terms)
+
+
+def weighted(loss: Loss) -> Loss:
+  """w * loss, with w = pi_old / behaviour of rows that another policy sampled.
+
+  Weigh the surrogate and then `add` the KL term, which is not weighted.
+
+  Args:
+    loss: a policy loss.
+
+  Returns:
+    A loss that also needs "rollout_weight", see `importance.rollout_weight`.
+
+  Reference: decoupled PPO, 2110.00641.
+  """
+
+  def terms(logp, old_logp, advantage, mask, extras):
+    value, metrics = loss.terms(logp, old_logp, advantage, mask, extras)
+    weight = masked.clean(_read(extras, "rollout_weight"), mask)
+    return lax.stop_gradient(weight) * value, metrics
+
+  return Loss(loss.needs | {"rollout_weight"}, terms)
 
 
 def entropy_bonus(coef: float | Array) -> Loss:

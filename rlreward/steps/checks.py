@@ -24,6 +24,7 @@ _LOOP = (
   ("refill_rounds", 0, "it is the number of rollouts added; 0 is none"),
   ("overlong_buffer", 0, "it is a number of tokens; 0 is none"),
   ("microbatch", 0, "it is the number of rows of a forward pass; 0 is all"),
+  ("ahead", 0, "it is the age of the policy that samples, 0 or 1 steps"),
 )
 
 
@@ -73,9 +74,76 @@ def loss(c) -> None:
       ("dual_clip", dual, dual > 1, "above 1, or None (off)", bound),
       ("kl_beta", beta, 0 <= beta < math.inf, "0 (off) or more", away),
       ("entropy", entropy, abs(entropy) < math.inf, "a finite number", finite),
+      ("kl_stop", c.kl_stop, c.kl_stop >= 0, "0 (never) or more", "it is a KL"),
     ),
   )
   choice("loss.kl", c.kl, KL, "it says which KL the gradient lowers")
+
+
+def kl_reward(config) -> None:
+  """The `kl_reward` section; a KL in the loss beside it is refused.
+
+  Raises:
+    UserError: see the messages.
+  """
+  c = config.kl_reward
+  away = "a negative coefficient drives the policy away from its reference"
+  ranges(
+    "kl_reward",
+    (
+      ("beta", c.beta, 0 <= c.beta < math.inf, "0 (off) or more", away),
+      ("target", c.target, c.target >= 0, "0 (off) or nats", "it is a KL"),
+      ("horizon", c.horizon, c.horizon > 0, "above 0", "it is a time"),
+    ),
+  )
+  if c.beta and config.loss.kl_beta:
+    raise errors.UserError(
+      f"kl_reward.beta={c.beta} and loss.kl_beta={config.loss.kl_beta}",
+      "the KL to the reference would be paid for twice",
+      "set one of them to 0",
+    )
+  if c.target and not c.beta:
+    raise errors.UserError(
+      f"kl_reward.target={c.target} with kl_reward.beta=0",
+      "the controller multiplies beta, and 0 stays 0",
+      "set kl_reward.beta to its start, e.g. 0.05",
+    )
+
+
+def credit(c) -> None:
+  """The `credit` section.
+
+  Raises:
+    UserError: a discount that cannot be.
+  """
+  share = "it is a share of what follows"
+  rules = []
+  for name in ("gamma", "lam", "decay"):
+    rules.append((name, c[name], 0 <= c[name] <= 1, "from 0 to 1", share))
+  ranges("credit", rules)
+  choice("credit.target", c.target, ("gae", "return"),
+         "it is what the critic predicts")  # fmt: skip
+
+
+def best_of_n(config) -> None:
+  """The `best_of_n` section.
+
+  Raises:
+    UserError: see the messages.
+  """
+  c = config.best_of_n
+  ranges(
+    "best_of_n",
+    (
+      ("n", c.n, c.n >= 1, "1 or more", "it is a number of samples"),
+      ("anchors", c.anchors, c.anchors >= 1, "1 or more",
+       "the law of the reference is estimated from them"),
+      ("temperature", c.temperature, c.temperature > 0, "above 0",
+       "rewards are divided by it"),
+    ),
+  )  # fmt: skip
+  choice("best_of_n.pick", c.pick, ("best", "soft", "majority", "weighted"),
+         "it is how one of the samples is chosen")  # fmt: skip
 
 
 def decoder(c) -> None:

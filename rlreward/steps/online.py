@@ -1,9 +1,10 @@
 """Sample, score, shape, credit, update: the step of every online method.
 
 A method is a choice of functions. What no function needs does not run: the
-reference only where the loss asks for its log-probs (or the config wants its
-KL logged), old log-probs never when the update is on-policy, since the sampler
-and the update share the same forward pass.
+reference only where the loss or the credit asks for its log-probs (or the
+config wants its KL logged), a critic only where the credit reads values, old
+log-probs never when the update is on-policy, since the sampler and the update
+share the same forward pass.
 """
 
 from __future__ import annotations
@@ -13,27 +14,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from rlreward import errors, sharding
 from rlreward.models import score as score_lib
 from rlreward.ops import advantage as advantage_lib
 from rlreward.ops import kl as kl_lib
-from rlreward.ops import masked, mesh, policy
-from rlreward.sampling import decode
+from rlreward.ops import logprob, masked, mesh, policy, returns
 from rlreward.steps import (
   accumulate,
   batching,
   checks,
   evaluate,
-  optimizer,
   roles,
+  rollouts,
+)
+from rlreward.steps import credit as credit_lib
+from rlreward.steps import critic as critic_lib
+from rlreward.steps import (
+  update as update_lib,
 )
 from rlreward.types import (
   LENGTH,
   Method,
-  Phases,
   Rollout,
   Score,
   Shaping,
@@ -42,7 +45,6 @@ from rlreward.types import (
 )
 
 Array = jax.Array
-Advantage = Callable[[Array, Array], Array]
 
 
 def make(
@@ -50,7 +52,7 @@ def make(
   task: Task,
   *,
   loss: policy.Loss,
-  advantage: Advantage,
+  credit: credit_lib.Credit,
   aggregate: masked.Mode,
   shaping: Shaping | None = None,
   keep: Callable[[Score], Array] | None = None,
@@ -61,7 +63,8 @@ def make(
     config: see `configs/common.py`.
     task: prompts and rewards.
     loss: per-token loss; its `needs` decide which forward passes run.
-    advantage: (reward f32[B, G], valid bool[B, G]) -> f32[B, G].
+    credit: rewards to advantages; with "value" in its needs a critic trains
+      beside the policy.
     aggregate: a mode of `ops.masked.reduce`; "const" divides by the rows and
       `sampling.max_new_tokens`.
     shaping: transform of scores; its state is part of State.
@@ -76,69 +79,109 @@ def make(
   """
   b, g = config.prompts_per_step, config.samples_per_prompt
   t = config.sampling.max_new_tokens
-  updates = config.updates_per_step
+  updates, epochs = config.updates_per_step, config.epochs
   spec = evaluate.sampling_spec(config, task, g)
   checks.online(config, task, spec)
   actor = roles.policy(config.model)
   model = actor.model
-  opt = optimizer.make(config.optimizer, config.steps * updates * config.epochs)
+  critic = None
+  trained: dict[str, Any] = {"policy": None}
+  if "value" in credit.needs:
+    critic = critic_lib.make(config, actor)
+    if not critic.shared:
+      trained["critic"] = config.critic.rate
+  opt = update_lib.optimisers(config, trained, config.steps * updates * epochs)
   shards = mesh.data_shards()
-  whole = batching.plan(b, g, 0)
   outer = batching.Plan(b, g, updates)
-  referenced = "reference_logp" in loss.needs or config.reference == "always"
+  once = updates * epochs == 1
+  needs = loss.needs | credit.needs
+  referenced = "reference_logp" in needs or config.reference == "always"
+  weighed = "rollout_weight" in needs
+  ahead = rollouts.Ahead(config)
 
   def init(key, variables=None) -> State:
     params, frozen = actor.init(key, variables)
-    if referenced:
+    if referenced or any(a.role == "reference" for a in credit.asides):
       frozen = {**frozen, "reference": actor.snapshot(params)}
+    behaviour = ahead.start(params)
+    if critic:
+      params = critic.init(key, params, frozen)
     return State(
       step=jnp.zeros((), jnp.int32),
       params=params,
       frozen=frozen,
       opt=opt.init(params),
       key=jax.random.fold_in(key, 2),
-      extra=shaping.init() if shaping else (),
+      extra={
+        "shaping": shaping.init() if shaping else (),
+        "credit": credit.init(),
+        **behaviour,
+      },
     )
 
-  def sample(state: State, batch, key) -> Rollout:
-    # Weights are gathered once for all tokens, not once for each.
-    variables = sharding.pin(
-      actor.variables(state.params, state.frozen),
-      actor.axes,
-      sharding.DECODE_RULES,
-    )
-    prompt, mask = batch["prompt"], batch["prompt_mask"]
-    return decode.generate(
-      model, variables, prompt, mask, key, spec, state.step
-    )
+  sample = rollouts.sampler(actor, spec, credit.asides, ahead)
 
-  def logprobs(variables, rollout, share):
-    return score_lib.completion_logprob(
+  def forward(params, frozen, rollout, share):
+    """(logp, entropy or None, value or None), each [n, T]."""
+    variables = actor.variables(params, frozen)
+    x = score_lib.completion_hidden(
       model,
       variables,
       rollout.tokens,
       rollout.attend,
       rollout.tokens.shape[1] - t,
       share,
-      _temperature(rollout),
-      "entropy" in loss.needs,
     )
+    logp, entropy = logprob.token_logprob(
+      x,
+      model.head(variables),
+      rollout.tokens[:, -t:],
+      temperature=_temperature(rollout),
+      softcap=model.config.final_softcap,
+      chunk=None,
+      entropy="entropy" in needs,
+    )
+    value = None
+    if critic:
+      value = critic.values(params, frozen, rollout, share, x)
+    return logp, entropy, value
 
-  def reference_logp(state, rollout, inner):
-    variables = actor.reference(state.frozen)
-    run = lambda rows: logprobs(variables, rows, inner.share)[0]
-    return jax.lax.stop_gradient(accumulate.pieces(inner, run, rollout))
+  def before(state, rollout, plan):
+    """What is fixed before the first update: {name: f32[N, T]}."""
+    out = {}
+    if referenced:
 
-  def credit(state, rollout, score):
+      def reference(rows):
+        return score_lib.completion_logprob(
+          model,
+          actor.reference(state.frozen),
+          rows.tokens,
+          rows.attend,
+          rows.tokens.shape[1] - t,
+          plan.share,
+          _temperature(rows),
+        )[0]
+
+      out["reference_logp"] = accumulate.pieces(plan, reference, rollout)
+    if critic or (weighed and not once):
+
+      def old(rows):
+        logp, _, value = forward(state.params, state.frozen, rows, plan.share)
+        return {"old_logp": logp, "value": value}
+
+      found = accumulate.pieces(plan, old, rollout)
+      out |= {k: v for k, v in found.items() if v is not None}
+    return jax.lax.stop_gradient(out)
+
+  def assign(state, rollout, score, aside, fixed):
     """Rewards to advantages and the mask of what is trained on."""
-    extra = state.extra
+    extra = dict(state.extra)
     if shaping:
-      score, extra = shaping.update(score, extra, rollout)
+      score, extra["shaping"] = shaping.update(score, extra["shaping"], rollout)
     reward, valid = score.value, score.valid
-    length = jnp.sum(rollout.action, 1)
     if config.truncation == "penalise":
+      length = jnp.sum(rollout.action, 1)
       reward += policy.overlong_penalty(length, t, config.overlong_buffer)
-    adv = advantage(reward.reshape(b, g), valid.reshape(b, g)).reshape(-1)
     used = valid
     if config.truncation == "mask":
       used &= rollout.finish != LENGTH
@@ -147,90 +190,117 @@ def make(
         keep(score).reshape(b, g), valid.reshape(b, g)
       )
       used &= jnp.repeat(vary, g)
-    loss_mask = rollout.loss[:, -t:] & used[:, None]
-    return adv, loss_mask, reward, extra
+    signals = credit_lib.Signals(
+      reward=reward,
+      valid=valid,
+      tokens=None if score.tokens is None else score.tokens[:, -t:],
+      action=rollout.action[:, -t:],
+      logp=jax.lax.stop_gradient(rollout.logp[:, -t:]),
+      reference_logp=fixed.get("reference_logp"),
+      value=fixed.get("value"),
+      aside=aside.value,
+      aside_valid=aside.valid,
+      group=g,
+    )
+    found, extra["credit"] = credit.assign(signals, extra["credit"])
+    return found, rollout.loss[:, -t:] & used[:, None], reward, extra
 
-  def one_update(params, opt_state, frozen, rows, inner):
+  def one_update(carry, rows, frozen, step):
     """Gradient over the pieces of one update; one division at the end."""
-    mask = rows[2]
+    params, opt_state = carry
+    mask = rows["mask"]
+    n = mask.shape[0]
+    inner = batching.plan(n // g, g, config.microbatch, shards)
     weight = masked.weight(mask, aggregate, t)
+    tokens = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
 
     def piece_loss(params, piece):
-      rollout, adv, mask, old, extras = piece
-      variables = actor.variables(params, frozen)
-      logp, entropy = logprobs(variables, rollout, inner.share)
+      rollout, mask = piece["rollout"], piece["mask"]
+      behaviour = rollout.logp[:, -t:]
+      logp, entropy, value = forward(params, frozen, rollout, inner.share)
+      extras = {k: piece[k] for k in ("reference_logp",) if k in piece}
       if entropy is not None:
-        extras = {**extras, "entropy": entropy}
-      wide = jnp.broadcast_to(adv[:, None], mask.shape)
-      loss_NxT, metrics = loss.terms(logp, old, wide, mask, extras)
+        extras["entropy"] = entropy
+      # On-policy the proximal policy is the one that is trained.
+      old = piece.get("old_logp", None if once else behaviour)
+      metrics = {}
+      if weighed:
+        anchor = jax.lax.stop_gradient(logp) if old is None else old
+        extras["rollout_weight"], metrics = rollouts.weight(
+          config, anchor, behaviour, mask
+        )
+      loss_NxT, found = loss.terms(logp, old, piece["advantage"], mask, extras)
       total, _ = masked.reduce(loss_NxT, mask, aggregate, t)
-      gap = jax.lax.stop_gradient(jnp.abs(logp - rollout.logp[:, -t:]))
-      metrics = {**metrics, "logprob_abs_diff": gap}
+      total /= jnp.maximum(weight, 1)
+      metrics |= found
+      if critic and value is not None:
+        value_loss, metrics["value_clip_fraction"] = returns.value_loss(
+          value, piece["value"], piece["target"], mask, config.critic.clip
+        )
+        metrics["value_loss"] = jax.lax.stop_gradient(value_loss)
+        share = masked.masked_sum(value_loss, mask) / tokens
+        total += config.critic.coefficient * share
+      before = behaviour if old is None else old
+      drift = jax.lax.stop_gradient(
+        kl_lib.k3(before, jax.lax.stop_gradient(logp))
+      )
+      gap = jax.lax.stop_gradient(jnp.abs(logp - behaviour))
+      metrics |= {"logprob_abs_diff": gap, "approx_kl": drift}
       sums = {k: masked.masked_sum(v, mask) for k, v in metrics.items()}
       peak = {"logprob_abs_diff_max": jnp.max(masked.clean(gap, mask))}
-      return total / jnp.maximum(weight, 1), (sums, peak)
+      return total, (sums, peak)
 
     value, sums, peaks, grads = accumulate.gradient(
       piece_loss, params, rows, inner
     )
-    change, opt_state = opt.update(grads, opt_state, params)
-    params = optax.apply_updates(params, change)
-    count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
+    change, after = opt.update(grads, opt_state, params)
+    moved = optax.apply_updates(params, change), after
+    if critic and config.critic.warmup:
+      early = step < config.critic.warmup
+      moved = update_lib.hold(("policy",), early, carry, moved)
     metrics: dict[str, Any] = {
-      _NAMES.get(str(k), str(k)): v / count for k, v in sums.items()
+      _NAMES.get(str(k), str(k)): v / tokens for k, v in sums.items()
     }
     metrics.update(peaks, loss=value, grad_norm=optax.tree.norm(grads))
-    return params, opt_state, metrics
+    return moved, metrics
 
   def update(state: State, rollout: Rollout, score: Score):
+    rollout, score, aside = rollouts.split(rollout, score, b, g)
     inner = batching.plan(b // updates, g, config.microbatch, shards)
-    adv, mask, reward, extra = credit(state, rollout, score)
-    extras = {}
-    if referenced:
-      full = batching.plan(b, g, inner.rows, shards)
-      extras["reference_logp"] = reference_logp(state, rollout, full)
-    behaviour = jax.lax.stop_gradient(rollout.logp[:, -t:])
-    old = None if updates * config.epochs == 1 else behaviour
-    rows = (rollout, adv, mask, old, extras)
-    params, opt_state = state.params, state.opt
-    metrics: dict[str, Any]
-    if updates * config.epochs == 1:
-      params, opt_state, metrics = one_update(
-        params, opt_state, state.frozen, rows, inner
-      )
+    full = batching.plan(b, g, inner.rows, shards)
+    fixed = before(state, rollout, full)
+    found, mask, reward, extra = assign(state, rollout, score, aside, fixed)
+    rows = {**fixed, "rollout": rollout, "mask": mask,
+            "advantage": found.advantage}  # fmt: skip
+    if found.target is not None:
+      rows["target"] = found.target
+    run = lambda carry, rows: one_update(carry, rows, state.frozen, state.step)
+    carry = state.params, state.opt
+    if once:
+      carry, metrics = run(carry, rows)
     else:
-      cut = accumulate.cut(outer, rows)
-
-      def body(carry, index):
-        params, opt_state = carry
-        piece = jax.tree.map(lambda x: x[index], cut)
-        params, opt_state, metrics = one_update(
-          params, opt_state, state.frozen, piece, inner
-        )
-        return (params, opt_state), metrics
-
-      order = jnp.tile(jnp.arange(updates), config.epochs)
-      (params, opt_state), every = jax.lax.scan(
-        body, (params, opt_state), order
+      carry, metrics = update_lib.several(
+        run, carry, rows, outer, epochs, config.loss.kl_stop
       )
-      metrics = jax.tree.map(jnp.mean, every)
-      # Later updates differ from the sampler by intent; the first must not.
-      for name in ("logprob_abs_diff", "logprob_abs_diff_max"):
-        metrics[name] = every[name][0]
-    metrics = {
+    metrics: dict[str, Any] = {
       **metrics,
-      **_describe(rollout, score, reward, adv, mask, whole),
+      **found.metrics,
+      **rollouts.describe(rollout, score, reward, found.advantage, mask, g),
     }
-    rows_out = {"advantage": adv, "reward": reward}
+    metrics["staleness"] = (state.step - rollout.version).astype(jnp.float32)
+    act = rollout.action[:, -t:]
+    rows_out = {"advantage": masked.masked_mean(found.advantage, act, 1),
+                "reward": reward}  # fmt: skip
     if referenced:
-      act = rollout.action[:, -t:]
-      d = extras["reference_logp"]
+      behaviour = jax.lax.stop_gradient(rollout.logp[:, -t:])
+      d = fixed["reference_logp"]
       metrics["kl"] = masked.masked_mean(kl_lib.k3(behaviour, d), act)
       rows_out["kl"] = masked.masked_sum(kl_lib.k1(behaviour, d), act, 1)
       metrics["kl_sequence"] = jnp.mean(rows_out["kl"])
-    metrics["rows"] = rows_out
+    metrics["rows"] = rollouts.widen(rows_out, b, aside)
+    extra |= ahead.start(state.params)
     state = state._replace(
-      step=state.step + 1, params=params, opt=opt_state, extra=extra
+      step=state.step + 1, params=carry[0], opt=carry[1], extra=extra
     )
     return sharding.pin(state, actor.axes), metrics
 
@@ -238,21 +308,7 @@ def make(
     rollout = sample(state, batch, key)
     return update(state, rollout, task.reward(rollout, batch))
 
-  compiled = jax.jit(update, donate_argnums=0)
-
-  def update_from_host(state: State, rollout: Rollout, score: Score):
-    """Components of a reward in Python may come and go: they stay outside."""
-    parts = score.components
-    used = {k: v for k, v in parts.items() if k == config.filter_on}
-    state, metrics = compiled(state, rollout, score._replace(components=used))
-    return state, {**metrics, **_component_means(score)}
-
-  on_device = task.spec["on_device"]
-  phases = Phases(
-    sample=jax.jit(sample),
-    score=jax.jit(task.reward) if on_device else task.reward,
-    update=compiled if on_device else update_from_host,
-  )
+  phases = rollouts.phases(config, task, sample, update)
   return Method(init, step, evaluate.make(config, task, actor), phases)
 
 
@@ -277,42 +333,3 @@ _NAMES: dict[str, str] = {"kl": "kl_loss"}
 def _temperature(rollout: Rollout) -> Array:
   """The rollout's own temperature, so that no other can be used."""
   return jax.lax.stop_gradient(rollout.sampling.temperature)
-
-
-def _component_means(score: Score) -> dict[str, float]:
-  """Means of components over the rows that have them, on the host."""
-  out = {}
-  for name, part in score.components.items():
-    known = np.asarray(score.valid) & np.isfinite(part)
-    if known.any():
-      out[f"reward/{name}"] = float(np.asarray(part)[known].mean())
-  return out
-
-
-def _describe(rollout, score, reward, adv, mask, plan) -> dict[str, Array]:
-  """What a user watches: reward, length, endings, group collapse."""
-  valid = score.valid
-  b, g = plan.prompts, plan.group
-  length = jnp.sum(rollout.action, 1, dtype=jnp.float32)
-  mean = masked.masked_mean(score.value, valid)
-  alive = advantage_lib.informative(
-    score.value.reshape(b, g), valid.reshape(b, g)
-  )
-  out = {
-    "reward": mean,
-    "reward_std": jnp.sqrt(masked.masked_var(score.value, valid)),
-    "reward_shaped": masked.masked_mean(reward, valid),
-    "valid": jnp.mean(valid),
-    "length": jnp.mean(length),
-    "truncated": jnp.mean(rollout.finish == LENGTH),
-    "group_collapse": 1 - jnp.mean(alive),
-    "advantage_abs": masked.masked_mean(jnp.abs(adv), valid),
-    "trained_tokens": jnp.sum(mask, dtype=jnp.float32),
-    "tokens_sampled": jnp.sum(length),
-    "tokens_seen": jnp.sum(rollout.attend, dtype=jnp.float32),
-  }
-  for name, part in score.components.items():
-    # A component may be missing (NaN) where the reward as a whole is valid.
-    known = valid & jnp.isfinite(part)
-    out[f"reward/{name}"] = masked.masked_mean(part, known)
-  return out

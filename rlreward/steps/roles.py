@@ -72,6 +72,8 @@ def policy(c) -> Policy:
   """
   model = transformer.build(model_config(c))
   axes = model.logical_axes()
+  # The head of a critic or a reward model, whoever holds it.
+  axes["params"] = {"score": {"kernel": ("embed", None)}, **axes["params"]}
   if not c.lora_rank:
     return _whole(model, axes)
   return _adapter(model, axes, c.lora_rank, tuple(c.lora_targets))

@@ -1,0 +1,346 @@
+"""From rewards to advantages: what each action of a rollout is worth.
+
+A `Credit` says what it reads (`needs`, `asides`), keeps its own state (a
+baseline, a KL coefficient) and assigns an advantage to every action. The KL to
+the reference may be part of the reward here, as k1 at each token, whose
+gradient by the score function is that of KL(pi || ref), later tokens included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from rlreward.ops import kl as kl_lib
+from rlreward.ops import masked, returns
+from rlreward.types import Array
+
+AHEAD = frozenset({"reference_logp"})
+
+
+class Aside(NamedTuple):
+  """Further rows of each prompt that are judged and never trained on.
+
+  Attributes:
+    role: "policy" or "reference", who samples them.
+    count: rows of each prompt.
+    greedy: temperature 0 instead of the config's.
+  """
+
+  role: str
+  count: int
+  greedy: bool = False
+
+
+class Penalty(NamedTuple):
+  """The KL in the reward: r_t - beta (log pi - log ref)_t.
+
+  Attributes:
+    beta: coefficient, or its start where there is a target.
+    target: KL of a response that beta is steered to, nats; 0 leaves beta alone.
+    horizon: episodes, see `returns.adaptive_kl`.
+  """
+
+  beta: float
+  target: float = 0.0
+  horizon: float = 10_000.0
+
+
+class Signals(NamedTuple):
+  """What credit is assigned from; N = B * G rows, prompt-major.
+
+  Attributes:
+    reward: f32[N], shaped.
+    valid: bool[N].
+    tokens: f32[N, T] or None, rewards of single tokens.
+    action: bool[N, T].
+    logp: f32[N, T], of the behaviour policy.
+    reference_logp: f32[N, T], where `needs` names it.
+    value: f32[N, T], where `needs` names it.
+    aside: f32[B, M], rewards of the asides.
+    aside_valid: bool[B, M].
+    group: G.
+  """
+
+  reward: Array
+  valid: Array
+  tokens: Array | None
+  action: Array
+  logp: Array
+  reference_logp: Array | None
+  value: Array | None
+  aside: Array
+  aside_valid: Array
+  group: int
+
+  def grouped(self, x: Array) -> Array:
+    """[N, ...] -> [B, G, ...]."""
+    return x.reshape(-1, self.group, *x.shape[1:])
+
+
+class Assigned(NamedTuple):
+  """What credit says.
+
+  Attributes:
+    advantage: f32[N, T], without gradient.
+    target: f32[N, T] that a critic is to predict, or None.
+    metrics: {name: f32[]}.
+  """
+
+  advantage: Array
+  target: Array | None
+  metrics: Mapping[str, Array]
+
+
+class Credit(NamedTuple):
+  """How rewards become advantages.
+
+  Attributes:
+    needs: of {"reference_logp", "value"}, so that nothing else is computed.
+    asides: rows that are sampled beside those trained on.
+    init: () -> state, a dict of arrays.
+    assign: (Signals, state) -> (Assigned, state).
+  """
+
+  needs: frozenset[str]
+  asides: tuple[Aside, ...]
+  init: Callable[[], dict[str, Any]]
+  assign: Callable[[Signals, Any], tuple[Assigned, Any]]
+
+
+def _penalised(
+  signals: Signals, state: dict[str, Any], penalty: Penalty | None
+) -> tuple[Array | None, dict[str, Any], dict[str, Array]]:
+  """(-beta k1 of each token or None, next state, metrics)."""
+  if penalty is None:
+    return None, state, {}
+  assert signals.reference_logp is not None
+  beta = state["kl_beta"]
+  k1 = kl_lib.k1(signals.logp, signals.reference_logp)
+  k1 = masked.clean(k1, signals.action)
+  metrics = {"kl_beta": beta}
+  if penalty.target:
+    kl = jnp.mean(jnp.sum(k1, 1))
+    rows = signals.reward.shape[0]
+    beta = returns.adaptive_kl(beta, kl, penalty.target, rows, penalty.horizon)
+  return -state["kl_beta"] * k1, {**state, "kl_beta": beta}, metrics
+
+
+def _start(penalty: Penalty | None, **own) -> Callable[[], dict[str, Any]]:
+  def init():
+    state = {k: jnp.asarray(v, jnp.float32) for k, v in own.items()}
+    if penalty is not None:
+      state["kl_beta"] = jnp.asarray(penalty.beta, jnp.float32)
+    return state
+
+  return init
+
+
+def _total(signals: Signals, extra: Array | None) -> Array:
+  """f32[N]: the reward of a response with what its tokens earn."""
+  total = masked.clean(signals.reward, signals.valid)
+  for tokens in (signals.tokens, extra):
+    if tokens is not None:
+      total += masked.masked_sum(tokens, signals.action, 1)
+  return total
+
+
+def _spread(advantage_N: Array, signals: Signals) -> Array:
+  wide = jnp.broadcast_to(advantage_N[:, None], signals.action.shape)
+  return lax.stop_gradient(masked.clean(wide, signals.action))
+
+
+def sequence(
+  advantage: Callable[[Signals], Array],
+  penalty: Penalty | None = None,
+  asides: tuple[Aside, ...] = (),
+  transform: Callable[[Signals], Array] | None = None,
+) -> Credit:
+  """One advantage for a response, the same at each of its actions.
+
+  Args:
+    advantage: Signals -> f32[N]; its `reward` has the rewards of tokens and
+      the KL penalty in it.
+    penalty: KL in the reward, over the whole response.
+    asides: what `advantage` and `transform` read from `Signals.aside`.
+    transform: Signals -> f32[N], what becomes of rewards before the penalty.
+  """
+
+  def assign(signals: Signals, state):
+    if transform is not None:
+      signals = signals._replace(reward=transform(signals))
+    extra, state, metrics = _penalised(signals, state, penalty)
+    whole = signals._replace(reward=_total(signals, extra))
+    adv = _spread(advantage(whole), signals)
+    return Assigned(adv, None, metrics), state
+
+  needs = AHEAD if penalty else frozenset()
+  return Credit(needs, asides, _start(penalty), assign)
+
+
+def group(
+  advantage: Callable[[Array, Array], Array], penalty: Penalty | None = None
+) -> Credit:
+  """Credit from the other samples of the prompt.
+
+  Args:
+    advantage: (reward f32[B, G], valid bool[B, G]) -> f32[B, G].
+    penalty: KL in the reward.
+  """
+
+  def read(s: Signals) -> Array:
+    return advantage(s.grouped(s.reward), s.grouped(s.valid)).reshape(-1)
+
+  return sequence(read, penalty)
+
+
+def running_mean(decay: float = 0.95, penalty: Penalty | None = None) -> Credit:
+  """Reward minus the mean reward of earlier steps: REINFORCE's first baseline.
+
+    b <- decay b + (1 - decay) mean r, corrected for its start at 0
+
+  The baseline is of the past alone, so it leaves the gradient unbiased.
+
+  Args:
+    decay: of the mean, for each step.
+    penalty: KL in the reward.
+
+  Reference: Williams 1992.
+  """
+
+  def assign(signals: Signals, state):
+    extra, state, metrics = _penalised(signals, state, penalty)
+    reward = _total(signals, extra)
+    seen = state["weight"]
+    baseline = jnp.where(seen > 0, state["mean"] / jnp.where(seen, seen, 1), 0)
+    mean = masked.masked_mean(reward, signals.valid)
+    some = jnp.any(signals.valid)
+    fade = lambda old, new: jnp.where(
+      some, decay * old + (1 - decay) * new, old
+    )
+    state = {
+      **state,
+      "mean": lax.stop_gradient(fade(state["mean"], mean)),
+      "weight": fade(seen, 1.0),
+    }
+    adv = _spread(reward - baseline, signals)
+    return Assigned(adv, None, {**metrics, "baseline": baseline}), state
+
+  needs = AHEAD if penalty else frozenset()
+  init = _start(penalty, mean=0.0, weight=0.0)
+  return Credit(needs, (), init, assign)
+
+
+def reward_to_go(
+  penalty: Penalty | None = None,
+  *,
+  gamma: float = 1.0,
+  center: str = "none",
+  sd_min: float = 1e-8,
+) -> Credit:
+  """Each action gets what follows it, whitened over all actions of the batch.
+
+    R_t = sum_{s >= t} gamma^(s - t) r_s,  A = (R - mean) / max(sd, sd_min)
+
+  Args:
+    penalty: KL in the reward.
+    gamma: discount of an action.
+    center: "none", or "group": the mean reward of the prompt's samples is
+      taken off first.
+    sd_min: floor of the spread; keeps noise small once the signal has gone.
+
+  Raises:
+    ValueError: unknown center.
+
+  Reference: REINFORCE++, arXiv 2501.03262.
+  """
+  if center not in ("none", "group"):
+    raise ValueError(f"center={center!r}; choose 'none' or 'group'")
+
+  def assign(signals: Signals, state):
+    extra, state, metrics = _penalised(signals, state, penalty)
+    reward = masked.clean(signals.reward, signals.valid)
+    if center == "group":
+      known = signals.grouped(signals.valid)
+      mean = masked.masked_mean(signals.grouped(reward), known, 1)
+      reward -= jnp.repeat(mean, signals.group)
+    steps = token_rewards(signals, reward, extra)
+    known = signals.action & signals.valid[:, None]
+    adv = masked.whiten(
+      returns.reward_to_go(steps, signals.action, gamma), known, sd_min=sd_min
+    )
+    return Assigned(lax.stop_gradient(adv), None, metrics), state
+
+  needs = AHEAD if penalty else frozenset()
+  return Credit(needs, (), _start(penalty), assign)
+
+
+def gae(
+  penalty: Penalty | None = None,
+  *,
+  gamma: float = 1.0,
+  lam: float = 0.95,
+  whiten_reward: bool = False,
+  whiten: bool = True,
+  target: str = "gae",
+) -> Credit:
+  """PPO's credit: GAE under a critic, whitened over the actions of the batch.
+
+  Args:
+    penalty: KL in the reward.
+    gamma: discount of an action.
+    lam: of GAE.
+    whiten_reward: divide per-token rewards by their spread, mean kept.
+    whiten: advantages get mean 0 and variance 1, after the targets are made.
+    target: what the critic predicts: "gae" (A + V) or "return" (reward to go,
+      as in PAR's PPO).
+
+  Raises:
+    ValueError: unknown target.
+
+  Reference: PPO 1707.06347, GAE 1506.02438; for text 1909.08593.
+  """
+  if target not in ("gae", "return"):
+    raise ValueError(f"target={target!r}; choose 'gae' or 'return'")
+
+  def assign(signals: Signals, state):
+    extra, state, metrics = _penalised(signals, state, penalty)
+    steps = token_rewards(signals, signals.reward, extra)
+    known = signals.action & signals.valid[:, None]
+    if whiten_reward:
+      steps = masked.whiten(steps, known, shift_mean=False)
+    assert signals.value is not None
+    adv, wanted = returns.gae(steps, signals.value, known, gamma, lam)
+    if target == "return":
+      wanted = returns.reward_to_go(steps, known, gamma)
+    explained = returns.explained_variance(signals.value, wanted, known)
+    metrics = {**metrics, "value": masked.masked_mean(signals.value, known),
+               "explained_variance": explained}  # fmt: skip
+    if whiten:
+      adv = masked.whiten(adv, known)
+    adv, wanted = lax.stop_gradient((adv, wanted))
+    return Assigned(adv, wanted, metrics), state
+
+  needs = frozenset({"value"}) | (AHEAD if penalty else frozenset())
+  return Credit(needs, (), _start(penalty), assign)
+
+
+def token_rewards(
+  signals: Signals, reward_N: Array, extra: Array | None
+) -> Array:
+  """f32[N, T]: the response's reward at its last action, plus the tokens' own.
+
+  Args:
+    signals: masks and rewards of tokens.
+    reward_N: of the responses.
+    extra: f32[N, T] or None, e.g. the KL penalty.
+  """
+  reward = masked.clean(reward_N, signals.valid)
+  steps = returns.at_last(reward, signals.action)
+  for tokens in (signals.tokens, extra):
+    if tokens is not None:
+      steps += masked.clean(tokens, signals.action)
+  return steps

@@ -1,0 +1,250 @@
+"""Rollouts of a step: who samples them, what rides along, what they show."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreward import sharding
+from rlreward.ops import advantage as advantage_lib
+from rlreward.ops import importance, masked
+from rlreward.sampling import decode
+from rlreward.steps import checks, credit, roles
+from rlreward.types import LENGTH, Phases, Rollout, Score, State, Task
+
+Array = jax.Array
+
+
+class Ahead(NamedTuple):
+  """Whether rollouts are of the policy one step ago (`config.ahead`).
+
+  The policy that samples is kept in the State, so that the next rollout can be
+  made while the current update runs, and a resumed run makes the same one.
+  """
+
+  config: Any
+
+  def start(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    """{"behaviour": a copy of the policy}, or nothing."""
+    if not self.config.ahead:
+      return {}
+    return {"behaviour": jax.tree.map(jnp.copy, params["policy"])}
+
+  def policy(self, state: State) -> tuple[Mapping[str, Any], Array]:
+    """(params of the policy that samples, the step it is of)."""
+    if not self.config.ahead:
+      return state.params, state.step
+    return (
+      {"policy": state.extra["behaviour"]},
+      jnp.maximum(state.step - 1, 0),
+    )
+
+
+def sampler(
+  actor: roles.Policy,
+  spec: decode.Spec,
+  asides: tuple[credit.Aside, ...] = (),
+  ahead: Ahead | None = None,
+) -> Callable[..., Rollout]:
+  """(state, batch, key) -> Rollout; asides follow the samples of their prompt.
+
+  Args:
+    actor: the policy.
+    spec: how its rows are sampled.
+    asides: further rows of each prompt; their `loss` is false.
+    ahead: whether an older policy samples.
+  """
+
+  def variables(state: State, role: str):
+    if role == "reference":
+      tree, version = actor.reference(state.frozen), jnp.zeros((), jnp.int32)
+    else:
+      params, version = state.params, state.step
+      if ahead:
+        params, version = ahead.policy(state)
+      tree = actor.variables(params, state.frozen)
+    # Weights are gathered once for all tokens, not once for each.
+    pinned = sharding.pin(tree, actor.axes, sharding.DECODE_RULES)
+    return pinned, version
+
+  def sample(state: State, batch, key) -> Rollout:
+    prompt, mask = batch["prompt"], batch["prompt_mask"]
+    tree, version = variables(state, "policy")
+    main = decode.generate(actor.model, tree, prompt, mask, key, spec, version)
+    parts = [main]
+    for index, aside in enumerate(asides):
+      own = dataclasses.replace(
+        spec,
+        samples_per_prompt=aside.count,
+        temperature=0.0 if aside.greedy else spec.temperature,
+      )
+      seed = jax.random.fold_in(key, 2**31 - 1 - index)
+      tree, _ = variables(state, aside.role)
+      rows = decode.generate(actor.model, tree, prompt, mask, seed, own)
+      parts.append(rows._replace(loss=jnp.zeros_like(rows.loss)))
+    return interleave(parts, prompt.shape[0]) if asides else main
+
+  return sample
+
+
+def interleave(parts: list[Rollout], prompts: int) -> Rollout:
+  """Rollouts of the same prompts as one; scalars are those of the first."""
+
+  def join(*xs):
+    if not jnp.ndim(xs[0]):
+      return xs[0]
+    cut = [x.reshape(prompts, -1, *x.shape[1:]) for x in xs]
+    whole = jnp.concatenate(cut, 1)
+    return whole.reshape(-1, *whole.shape[2:])
+
+  return jax.tree.map(join, *parts)
+
+
+class AsideScore(NamedTuple):
+  """Rewards of the asides: f32[B, M] and bool[B, M]."""
+
+  value: Array
+  valid: Array
+
+
+def split(rollout: Rollout, score: Score, b: int, g: int):
+  """(rollout and score of the G samples of each prompt, AsideScore)."""
+  grouped = lambda x: x.reshape(b, -1, *x.shape[1:])
+  rest = grouped(score.value)[:, g:], grouped(score.valid)[:, g:]
+  if rollout.tokens.shape[0] == b * g:
+    return rollout, score, AsideScore(*rest)
+
+  def first(x):
+    if not jnp.ndim(x):
+      return x
+    return grouped(x)[:, :g].reshape(b * g, *x.shape[1:])
+
+  rollout, score = jax.tree.map(first, (rollout, score))
+  return rollout, score, AsideScore(*rest)
+
+
+def widen(rows: Mapping[str, Array], b: int, aside: AsideScore):
+  """{name: f32[N]} with NaN for the asides, as the sampler's rows are."""
+  m = aside.value.shape[1]
+  if not m:
+    return dict(rows)
+  pad = lambda x: jnp.pad(x, [(0, 0), (0, m)], constant_values=jnp.nan)
+  return {k: pad(x.reshape(b, -1)).reshape(-1) for k, x in rows.items()}
+
+
+def weight(config, old: Array, behaviour: Array, mask: Array):
+  """Importance weights of stale rows as `config.off_policy` describes them.
+
+  Args:
+    config: section `off_policy`.
+    old: f32[N, T], log-probs of the policy before the update.
+    behaviour: f32[N, T], log-probs that the sampler reported.
+    mask: bool[N, T].
+
+  Returns:
+    (f32[N, T], {metric: f32[N, T]}).
+  """
+  c = config.off_policy
+  return importance.rollout_weight(
+    old, behaviour, mask, level=c.level, bound=c.bound, low=c.low, high=c.high
+  )
+
+
+def check_off_policy(config) -> bool:
+  """Whether `off_policy` is on; refuses what cannot be.
+
+  Raises:
+    UserError: an unknown word or an empty interval.
+  """
+  c = config.off_policy
+  if not c.high and not config.ahead:
+    return False
+  why = "it says how rows that an older policy sampled are weighted"
+  checks.choice("off_policy.level", c.level, importance.LEVELS, why)
+  checks.choice("off_policy.bound", c.bound, importance.BOUNDS, why)
+  if not c.high:
+    return False
+  checks.ranges(
+    "off_policy",
+    (("low", c.low, 0 <= c.low < c.high, f"from 0 to below high={c.high}",
+      "weights are kept within [low, high]"),),
+  )  # fmt: skip
+  return True
+
+
+def phases(config, task: Task, sample, update) -> Phases:
+  """The jitted parts of a step; rewards in Python stay on the host.
+
+  Args:
+    config: `filter_on` names a component that the update reads.
+    task: where its reward runs.
+    sample: (state, batch, key) -> Rollout.
+    update: (state, Rollout, Score) -> (state, metrics).
+  """
+  compiled = jax.jit(update, donate_argnums=0)
+
+  def update_from_host(state: State, rollout: Rollout, score: Score):
+    """Components of a reward in Python may come and go: they stay outside."""
+    parts = score.components
+    used = {k: v for k, v in parts.items() if k == config.filter_on}
+    state, metrics = compiled(state, rollout, score._replace(components=used))
+    return state, {**metrics, **_component_means(score)}
+
+  on_device = task.spec["on_device"]
+  return Phases(
+    sample=jax.jit(sample),
+    score=jax.jit(task.reward) if on_device else task.reward,
+    update=compiled if on_device else update_from_host,
+  )
+
+
+def _component_means(score: Score) -> dict[str, float]:
+  """Means of components over the rows that have them, on the host."""
+  out = {}
+  for name, part in score.components.items():
+    known = np.asarray(score.valid) & np.isfinite(part)
+    if known.any():
+      out[f"reward/{name}"] = float(np.asarray(part)[known].mean())
+  return out
+
+
+def describe(rollout, score, reward, advantage, mask, g) -> dict[str, Array]:
+  """What a user watches: reward, length, endings, group collapse.
+
+  Args:
+    rollout: N rows.
+    score: as the task gave it.
+    reward: f32[N], shaped.
+    advantage: f32[N, T].
+    mask: bool[N, T], what is trained on.
+    g: samples of each prompt.
+  """
+  valid = score.valid
+  length = jnp.sum(rollout.action, 1, dtype=jnp.float32)
+  out = {
+    "reward": masked.masked_mean(score.value, valid),
+    "reward_std": jnp.sqrt(masked.masked_var(score.value, valid)),
+    "reward_shaped": masked.masked_mean(reward, valid),
+    "valid": jnp.mean(valid),
+    "length": jnp.mean(length),
+    "truncated": jnp.mean(rollout.finish == LENGTH),
+    "advantage_abs": masked.masked_mean(jnp.abs(advantage), mask),
+    "trained_tokens": jnp.sum(mask, dtype=jnp.float32),
+    "tokens_sampled": jnp.sum(length),
+    "tokens_seen": jnp.sum(rollout.attend, dtype=jnp.float32),
+  }
+  if g > 1:
+    alive = advantage_lib.informative(
+      score.value.reshape(-1, g), valid.reshape(-1, g)
+    )
+    out["group_collapse"] = 1 - jnp.mean(alive)
+  for name, part in score.components.items():
+    # A component may be missing (NaN) where the reward as a whole is valid.
+    known = valid & jnp.isfinite(part)
+    out[f"reward/{name}"] = masked.masked_mean(part, known)
+  return out
