@@ -68,7 +68,7 @@ def base() -> ml_collections.ConfigDict:
   c.critic = ml_collections.ConfigDict(
     {
       "shared": False,  # a head on the policy's trunk instead of its own model
-      "rate": config_dict.placeholder(float),  # learning rate; None: the policy's
+      "rate": config_dict.placeholder(float),  # None: the policy's
       "coefficient": 0.1,  # of the value loss
       "clip": 0.2,  # how far a value may move for free; 0 = no clip
       "warmup": 0,  # steps in which the critic alone trains

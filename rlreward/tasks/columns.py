@@ -240,5 +240,5 @@ def string(name: str, value: Any) -> str:
 def _common(a, b) -> int:
   """Messages that both begin with, at least one of each side left over."""
   limit = max(0, min(len(a), len(b)) - 1)
-  same = [x == y for x, y in zip(a, b, strict=False)][:limit]
+  same = [x == y for x, y in zip(a, b, strict=False)]
   return same.index(False) if False in same else limit

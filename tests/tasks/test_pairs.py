@@ -90,6 +90,15 @@ def test_the_common_messages_are_those_of_trl():
     assert list(mine) == [theirs[k] for k in ("prompt", "chosen", "rejected")]
 
 
+def test_a_dialogue_that_begins_like_the_other_keeps_an_answer():
+  a, b = [user("a"), said("b")], [user("c"), said("d")]
+  split = lambda x, y: text.columns.pair_values(
+    text.defaults(), "", {"chosen": x, "rejected": y}
+  )
+  assert split(a, a + b) == (a[:1], a[1:], [*a[1:], *b])
+  assert split(a, a) == (a[:1], a[1:], a[1:])  # equal sides, found later
+
+
 def test_labelled_chats():
   _, tok = golden("chatml")
   ask = [user("hi")]
