@@ -14,6 +14,8 @@ Reference: Asymptotics of Language Model Alignment, 2404.01730.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ from jax import lax
 
 from rlreward.types import Array
 
-_STEPS = 80  # halvings of a bracket of log alpha: past float64's precision
+_STEPS = 80  # halvings of a bracket: past float64's precision
 _SERIES = 0.02  # below this log-ratio the series beats the cancelling formula
 
 
@@ -59,6 +61,28 @@ def _log_mean_exp(logp: Array, x: Array) -> Array:
   shift = jnp.sum(jnp.exp(logp) * jnp.expm1(jnp.where(small, x, 0)), axis=-1)
   lse = jax.nn.logsumexp(logp + x, axis=-1)
   return jnp.where(small[..., 0], jnp.log1p(shift), lse)
+
+
+def bisect(under: Callable[[Array], Array], low: Array, high: Array) -> Array:
+  """Where a rising function passes its target.
+
+  Args:
+    under: u -> bool, true below the target; elementwise.
+    low: where it is true, any shape.
+    high: where it is false, same shape.
+
+  Returns:
+    Array of that shape, within (high - low) / 2^81 or rounding.
+  """
+
+  def halve(_, bracket):
+    low, high = bracket
+    middle = (low + high) / 2
+    below = under(middle)
+    return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+  low, high = lax.fori_loop(0, _STEPS, halve, (low, high))
+  return (low + high) / 2
 
 
 def tilted(logp_Y: Array, r_Y: Array, alpha: float | Array) -> Array:
@@ -205,16 +229,9 @@ def solve_alpha(logp_Y: Array, r_Y: Array, kl_budget: float | Array) -> Array:
   second = jnp.where(jnp.isfinite(second), second, 1)
   low = jnp.log(8 * target) / 2 - jnp.log(spread)
   high = jnp.log(limit + 100) - jnp.log(second)
-
-  def halve(_, bracket):
-    low, high = bracket
-    middle = (low + high) / 2
-    under = kl(logp, r, jnp.exp(middle)) < target
-    return jnp.where(under, middle, low), jnp.where(under, high, middle)
-
-  bracket = lax.stop_gradient((low, jnp.maximum(low, high)))
-  low, high = lax.fori_loop(0, _STEPS, halve, bracket)
-  root = lax.stop_gradient(jnp.exp((low + high) / 2))
+  low, high = lax.stop_gradient((low, jnp.maximum(low, high)))
+  root = bisect(lambda u: kl(logp, r, jnp.exp(u)) < target, low, high)
+  root = lax.stop_gradient(jnp.exp(root))
   slope = lax.stop_gradient(root * variance(logp, r, root))
   step = (kl(logp, r, root) - target) / jnp.where(slope > 0, slope, jnp.inf)
   # Rounding of a vanishing slope must not throw a good root away.
