@@ -227,3 +227,90 @@ def test_invariances(reward, factor, offset):
   alive = np.asarray(advantage.informative(reward, _valid(reward)))
   np.testing.assert_array_equal(alive, np.ptp(reward, axis=1) > 0)
   np.testing.assert_array_equal(alive, base.any(1))
+
+
+# ------------------------------------------------------------ other baselines
+REWARD = np.array([[1.0, 0.0, 4.0], [2.0, 2.0, 2.0], [5.0, 7.0, 9.0]])
+VALID = np.array([[1, 1, 1], [1, 1, 1], [1, 0, 0]], bool)
+DIRTY = np.where(VALID, REWARD, np.nan).astype(np.float32)
+
+
+def test_the_mean_of_a_batch_by_hand():
+  # Known: 1 0 4 2 2 2 5, a mean of 16 / 7.
+  got = advantage.minus_mean(DIRTY.reshape(-1), VALID.reshape(-1))
+  want = np.where(VALID, REWARD - 16 / 7, 0).reshape(-1)
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_other_answers_of_the_prompt_by_hand():
+  other = np.float32([[2.0, np.nan], [1.0, 4.0], [np.nan, np.inf]])
+  known = np.array([[1, 0], [1, 1], [0, 0]], bool)
+  got = advantage.minus(DIRTY, VALID, other, known)
+  want = [[-1, -2, 2], [-0.5, -0.5, -0.5], [0, 0, 0]]
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_the_length_weighted_baseline_is_the_minimiser():
+  """Of sum_g L_g (r_g - b)^2, found in float64 without its derivative."""
+  optimize = pytest.importorskip("scipy.optimize")
+  rng = np.random.default_rng(0)
+  reward = rng.normal(size=(4, 5)) + 3
+  length = rng.integers(1, 50, (4, 5))
+  valid = rng.random((4, 5)) > 0.3
+  valid[0] = [False, False, True, False, False]
+  got = advantage.minus_length_weighted(
+    np.where(valid, reward, np.nan).astype(np.float32), valid, length
+  )
+  assert not np.any(got[0]) and not np.any(np.asarray(got)[~valid])
+  for b in range(1, 4):
+    r, weight = reward[b, valid[b]], length[b, valid[b]]
+    cost = lambda x, r=r, w=weight: w @ (r - x) ** 2
+    best = optimize.minimize_scalar(cost).x
+    # The minimiser is found to the root of the float64 rounding.
+    np.testing.assert_allclose(
+      np.asarray(got)[b, valid[b]], r - best, atol=1e-5
+    )
+    assert abs(best - r.mean()) > 1e-3
+
+
+def test_equal_lengths_weigh_as_the_group_mean():
+  got = advantage.minus_length_weighted(DIRTY, VALID, np.full((3, 3), 7))
+  want = _adv(DIRTY, VALID, center="mean", scale="none")
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_the_length_weighted_baseline_has_the_least_variance():
+  """Bernoulli tokens with independent scores; rewards fall with length."""
+  rng = np.random.default_rng(0)
+  length = rng.choice([1, 4, 16], (4000, 8))
+  reward = np.float32(rng.normal(size=length.shape) + 8.0 / length)
+  # The score of an answer is a sum of `length` random unit vectors.
+  score = np.sqrt(length)[..., None] * rng.normal(size=(*length.shape, 8))
+
+  def variance(a):
+    return np.mean(np.square(np.asarray(a)[..., None] * score))
+
+  valid = _valid(reward)
+  ours = variance(advantage.minus_length_weighted(reward, valid, length))
+  assert ours < 0.85 * variance(_adv(reward, scale="none"))
+
+
+def test_rescaled_mean_by_hand():
+  # One prompt of three varies: 3 x (r - 5 / 3).
+  got = advantage.rescaled_mean(DIRTY, VALID)
+  np.testing.assert_allclose(got, [[-2, -5, 7], [0] * 3, [0] * 3], atol=1e-5)
+  two = np.float32([[1.0, 0.0], [3.0, 5.0], [1.0, 1.0], [0.0, 0.0]])
+  got = advantage.rescaled_mean(two, _valid(two))
+  want = [[1, -1], [-2, 2], [0, 0], [0, 0]]
+  np.testing.assert_allclose(got, want, atol=1e-6)
+  assert not np.any(advantage.rescaled_mean(two[2:], _valid(two[2:])))
+
+
+@pytest.mark.parametrize("run", [
+  lambda r: advantage.minus_mean(r[0], jnp.ones(3, bool)),
+  lambda r: advantage.minus(r, VALID, r[:, :1], VALID[:, :1]),
+  lambda r: advantage.minus_length_weighted(r, VALID, jnp.ones((3, 3))),
+  lambda r: advantage.rescaled_mean(r, VALID),
+])  # fmt: skip
+def test_other_baselines_carry_no_gradient(run):
+  assert not np.any(jax.grad(lambda r: run(r).sum())(jnp.asarray(REWARD)))

@@ -361,3 +361,31 @@ def test_overlong_table():
   np.testing.assert_allclose(got, want, atol=1e-7)
   got = policy.overlong_penalty(length, 20480, 4096, 0.3)
   np.testing.assert_allclose(got, 0.3 * np.array(want), atol=1e-7)
+
+
+# ------------------------------------------------------------ stale rows
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_multiply_a_loss_after_its_clip(name):
+  logp, old, adv, extras = _arrays()
+  weight = np.random.default_rng(1).uniform(0, 2, (N, T)).astype(np.float32)
+  more = {**extras, "rollout_weight": jnp.where(MASK, weight, jnp.nan)}
+  base, loss = LOSSES[name], policy.weighted(LOSSES[name])
+  assert loss.needs == base.needs | {"rollout_weight"}
+
+  def run(loss, extras, factor):
+    def f(logp):
+      value, metrics = loss.terms(logp, old, adv, MASK, extras)
+      value = value * factor
+      return value.sum(), (value, metrics)
+
+    return jax.grad(f, has_aux=True)(logp)
+
+  got, (value, metrics) = run(loss, more, 1)
+  want, (scaled, same) = run(base, extras, np.where(MASK, weight, 0))
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+  np.testing.assert_allclose(value, scaled, rtol=1e-6)
+  jax.tree.map(np.testing.assert_array_equal, metrics, same)
+  ones = {**extras, "rollout_weight": jnp.ones((N, T))}
+  plain, _ = run(base, extras, 1)
+  np.testing.assert_array_equal(run(loss, ones, 1)[0], plain)
+  assert np.abs(got - plain).max() > 1e-3
