@@ -23,6 +23,7 @@ def base() -> ml_collections.ConfigDict:
   c.filter_on = ""  # score component that dynamic sampling looks at
   c.refill_rounds = 0  # extra rollouts to replace groups that do not vary
   c.reference = "auto"  # auto: runs if the loss needs it | always: KL logged
+  # | data: its log-probs are a column of the pairs
 
   c.model = model()
   c.sampling = ml_collections.ConfigDict(
@@ -80,6 +81,53 @@ def base() -> ml_collections.ConfigDict:
       "bound": "truncate",  # outside [low, high]: truncate | mask
       "low": 0.0,
       "high": 0.0,  # 2 to 5 are usual; 0 = no weights
+    }
+  )
+  c.preference = ml_collections.ConfigDict(
+    {
+      "beta": config_dict.placeholder(float),  # None: the paper's value
+      "kind": "",  # shape of a pair's loss, see ops/preference.py; "" paper's
+      "label_smoothing": 0.0,  # share of labels thought to be wrong
+      "margin": config_dict.placeholder(float),  # of the target; None paper's
+      "normalise": "",  # of a log-prob: sum | mean over tokens; "" the paper's
+      "divergence": "reverse_kl",  # f-divergence to the reference
+      "nll": config_dict.placeholder(float),  # weight of -log p(chosen)
+      "strength": False,  # pairs weigh by their strength
+      "desirable": 1.0,  # weights of kto
+      "undesirable": 1.0,
+      "explore": 1e-5,  # XPO's bonus
+      "mixture": 0.125,  # reference's share in the opponent of Nash-MD
+    }
+  )
+  c.rounds = ml_collections.ConfigDict(
+    {
+      "select": "",  # best | top | threshold | correct; "" is the paper's
+      "fraction": 0.2,  # kept by top
+      "at": 1.0,  # least reward kept by threshold, and of a correct answer
+      "cap": 4,  # most answers kept of a prompt by correct
+      "kl": 0.0,  # ranks by reward - kl * log pi / ref (raft)
+      "start": "",  # a round trains from: current | base; "" is the paper's
+    }
+  )
+  c.distill = ml_collections.ConfigDict(
+    {
+      "kind": "reverse",  # forward KL(teacher||student) | reverse | js
+      "mix": 0.5,  # teacher's share in the mixture of js
+      "temperature": 1.0,  # of both distributions
+      "on_policy": 1.0,  # share of steps on the student's own samples
+    }
+  )
+  c.teacher = ml_collections.ConfigDict({"path": ""})  # a checkpoint directory
+  c.reward_model = ml_collections.ConfigDict(
+    {
+      "kind": "bradley_terry",  # | rao_kupper | davidson | mse | huber | bce
+      # | ordinal | steps
+      "grades": 5,  # of ordinal
+      "margin": False,  # a pair's strength is the margin of its rewards
+      "scale": 1.0,  # of the reward difference, or between grades
+      "centering": 0.01,  # coefficient of (chosen + rejected)^2
+      "label_smoothing": 0.0,
+      "ties": 0.0,  # log-odds of a tie at equal rewards (rao_kupper, davidson)
     }
   )
   c.best_of_n = ml_collections.ConfigDict(
@@ -154,6 +202,7 @@ def model() -> ml_collections.ConfigDict:
       "qkv_bias": False,
       "qk_norm": False,
       "tied": False,
+      "outputs": 0,  # above 0: a score head in place of the language head
       "dtype": "float32",
       "param_dtype": "float32",
       "remat": "dots",  # what layers keep: none (everything) | dots | full

@@ -210,17 +210,27 @@ def initial(config, method: Method, key, placed, loaded=None) -> State:
     placed: shardings of the State.
     loaded: variables to start from, e.g. of an earlier stage.
   """
-  if loaded is None and config.model.path:
-    from rlreward.models import pretrained
+  from rlreward.models import pretrained
 
-    _, loaded = pretrained.load(
-      config.model.path,
+  def read(path: str, head: str = "lm"):
+    return pretrained.load(
+      path,
+      head=head,
       dtype=config.model.dtype,
       param_dtype=config.model.param_dtype,
-    )
-  if loaded is None:
-    return jax.jit(method.init, out_shardings=placed)(key)
-  return jax.jit(method.init, out_shardings=placed)(key, loaded)
+    )[1]
+
+  path = config.model.path
+  if loaded is None and path:
+    head = "lm"
+    if config.model.outputs:  # a new score head, unless there is one
+      head = "score" if pretrained.has_score(path) else "none"
+    loaded = read(path, head)
+  given = {role: read(c.path) for role, c in method.given.items()}
+  init = jax.jit(method.init, out_shardings=placed)
+  if given:
+    return init(key, loaded, given)
+  return init(key) if loaded is None else init(key, loaded)
 
 
 def advance(method: Method, task: Task, state, batches, place, counter, config):
@@ -241,7 +251,7 @@ def advance(method: Method, task: Task, state, batches, place, counter, config):
   """
   start = time.perf_counter()
   if method.phases is None:
-    batch = place(next(batches))
+    batch = judge_lib.arrays(place(next(batches)))
     with counter.phase("update"):
       state, found = method.step(state, batch, state.key)
       jax.block_until_ready(state.step)
@@ -319,8 +329,7 @@ def _start(config) -> Any:
 
 
 def _batches(config, task: Task, method: Method) -> Any:
-  source = task.batches if method.phases else task.demonstrations
-  assert source is not None
+  source = getattr(task, method.source)
   return source("train", config.prompts_per_step, config.seed)
 
 
@@ -331,16 +340,29 @@ class _Judge:
     self.method, self.task, self.place = method, task, place
     self.writer, self.workdir, self.counter = writer, workdir, counter
     self.key = jax.random.key(config.seed + 1)
-    self.batch = next(task.batches("test", config.eval.prompts, 0))
+    size = config.eval.prompts
+    self.batch = self.rows = None
+    if method.evaluate is not None:
+      self.batch = next(task.batches("test", size, 0))
+    if method.held is not None:
+      self.rows = next(getattr(task, method.source)("test", size, 0))
 
   def __call__(self, state: State, step: int) -> dict[str, float]:
-    batch = self.place(self.batch)
+    sums = {}
     with self.counter.phase("evaluate"):
-      found = self.method.evaluate(state, batch, self.key, self.batch)
-    sums = jax.device_get(found["metrics"])
+      if self.rows is not None:
+        assert self.method.held is not None
+        placed = judge_lib.arrays(self.place(self.rows))
+        held = self.method.held(state, placed)
+        sums |= {f"held/{k}": v for k, v in jax.device_get(held).items()}
+      if self.batch is not None:
+        assert self.method.evaluate is not None
+        batch = self.place(self.batch)
+        found: Any = self.method.evaluate(state, batch, self.key, self.batch)
+        sums |= jax.device_get(found["metrics"])
+        rows = record.rows(self.task, found["rollout"], found["score"], {})
+        record.write_eval(self.workdir, step, rows)
     values = {k: float(s) / max(float(w), 1e-9) for k, (s, w) in sums.items()}
-    rows = record.rows(self.task, found["rollout"], found["score"], {})
-    record.write_eval(self.workdir, step, rows)
     # Last: a line of metrics says that this evaluation needs no other.
     self.writer.scalars(step, values, prefix="eval/")
     shown = ", ".join(f"{k} {v:.3f}" for k, v in values.items())

@@ -133,13 +133,23 @@ class Method(NamedTuple):
     init: key -> State.
     step: (State, batch, key) -> (State, metrics).
     evaluate: (State, batch, key, whole batch) -> metrics, rollout, score.
+      None where there is nothing to sample.
     phases: the parts of `step` for online methods, else None.
+    source: field of Task that gives the batches of `step`: "batches",
+      "demonstrations", "preferences" or "labelled".
+    held: (state, batch of `source`) -> {metric: (sum, weight)} without an
+      update, for held-out rows; None where there is no such number.
+    given: {role: config section with a `path`}, frozen models that `init`
+      takes as its third argument, {role: variables}.
   """
 
   init: Callable[..., State]
   step: Callable[..., tuple[State, Mapping[str, Array]]]
-  evaluate: Callable[..., Mapping[str, Array]]
+  evaluate: Callable[..., Mapping[str, Array]] | None
   phases: Phases | None = None
+  source: str = "batches"
+  held: Callable[..., Mapping[str, Any]] | None = None
+  given: Mapping[str, Any] = {}
 
 
 class Shaping(NamedTuple):

@@ -74,10 +74,18 @@ def rotation(c: TransformerConfig, kind: str, position):
   return jnp.cos(angle), jnp.sin(angle)
 
 
-def causal(c: TransformerConfig, kind: str, position, attend, key_position):
-  """bool[N, T, S]: real keys not after the query and inside the window."""
+def causal(
+  c: TransformerConfig, kind: str, position, attend, key_position, segment=None
+):
+  """bool[N, T, S]: real keys not after the query and inside the window.
+
+  With `segment` i32[N, T], keys of another segment are not seen; positions
+  count within each.
+  """
   gap = position[:, :, None] - key_position[:, None, :]
   mask = attend[:, None, :] & (gap >= 0)
+  if segment is not None:
+    mask &= segment[:, :, None] == segment[:, None, :]
   if kind == "local" and c.window:
     mask &= gap < c.window
   return mask

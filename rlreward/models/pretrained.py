@@ -145,6 +145,15 @@ def load(
   return config, {"params": _nest(flat)}
 
 
+def has_score(path: str) -> bool:
+  """Whether a checkpoint is a sequence-classification model.
+
+  Args:
+    path: as for `load`.
+  """
+  return "score.weight" in Files(resolve(path)).names
+
+
 def _outputs(files: Files) -> int:
   if "score.weight" not in files.names:
     raise UserError(

@@ -81,3 +81,31 @@ def completion_logprob(
     chunk=None,
     entropy=entropy,
   )
+
+
+def completion_states(
+  model: transformer.Model,
+  variables,
+  tokens: Array,
+  attend: Array,
+  prompt_length: int,
+  share: int = 1,
+) -> Array:
+  """Hidden states of the completion tokens themselves, each prompt once.
+
+  Args:
+    model: the decoder.
+    variables: its variables.
+    tokens: i32[N, P + T].
+    attend: bool[N, P + T].
+    prompt_length: P.
+    share: rows in succession that have the same prompt.
+
+  Returns:
+    [N, T, D]; entry t has read tokens[:, : P + t + 1].
+  """
+  n, p = tokens.shape[0], prompt_length
+  first = lambda x: x.reshape(n // share, share, -1)[:, 0, :p]
+  return model.together(
+    variables, first(tokens), first(attend), tokens[:, p:], attend[:, p:]
+  )[1]

@@ -74,7 +74,8 @@ class Model(NamedTuple):
   Attributes:
     config: the shape.
     init: key -> variables.
-    hidden: (variables, tokens i32[N, L], attend bool[N, L]) -> [N, L, D].
+    hidden: (variables, tokens i32[N, L], attend bool[N, L], segment i32[N, L]
+      or None) -> [N, L, D]; tokens see those of their own segment alone.
     logits: the same -> f32[N, L, V].
     prefill: (variables, tokens i32[B, P], attend) -> ([B, P, D], Prefix).
     together: (variables, prompt i32[B, P], its attend, tokens i32[N, T], their
@@ -160,9 +161,21 @@ class Decoder(nn.Module):
     return x, (tuple(keys), tuple(values))
 
 
-def positions(attend: Array) -> Array:
-  """Position of each slot from its mask: cumsum(attend) - 1, at least 0."""
-  return jnp.maximum(jnp.cumsum(attend, -1, dtype=jnp.int32) - 1, 0)
+def positions(attend: Array, segment: Array | None = None) -> Array:
+  """Position of each slot from its mask: cumsum(attend) - 1, at least 0.
+
+  Args:
+    attend: bool[N, L].
+    segment: i32[N, L]; positions begin again where it changes.
+  """
+  place = jnp.cumsum(attend, -1, dtype=jnp.int32) - 1
+  if segment is not None:
+    fresh = segment[:, 1:] != segment[:, :-1]
+    starts = jnp.pad(fresh, [(0, 0), (1, 0)], constant_values=True)
+    # Tokens before the slot: the place of its segment's first token.
+    first = jnp.where(starts, place - attend.astype(jnp.int32) + 1, 0)
+    place = place - jax.lax.cummax(first, axis=1)
+  return jnp.maximum(place, 0)
 
 
 def empty_cache(model: Model, rows: int, slots: int, dtype: str) -> Cache:
@@ -208,17 +221,17 @@ def build(config: TransformerConfig) -> Model:
   def views(make):
     return {kind: make(kind) for kind in sorted(set(config.layer_kinds))}
 
-  def causal_views(position, attend):
+  def causal_views(position, attend, segment=None):
     return views(
       lambda kind: layers.View(
         *layers.rotation(config, kind, position),
-        layers.causal(config, kind, position, attend, position),
+        layers.causal(config, kind, position, attend, position, segment),
       )
     )
 
-  def hidden(variables, tokens, attend):
-    position = positions(attend)
-    see = causal_views(position, attend)
+  def hidden(variables, tokens, attend, segment=None):
+    position = positions(attend, segment)
+    see = causal_views(position, attend, segment)
     return stacked.apply(variables, tokens, position, see)[0]
 
   def head(variables):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from rlreward.ops import logprob, mesh
 from rlreward.types import LENGTH, STOP, Array, Rollout, Sampling
 
 _NEG = -1e30
+Variables = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +163,7 @@ def generate(
   key: Array,
   spec: Spec,
   version: Array | int = 0,
+  mixture: tuple[Variables, float] | None = None,
 ) -> Rollout:
   """Samples G completions of each prompt; call it under `jax.jit`.
 
@@ -172,6 +175,8 @@ def generate(
     key: a key that no other call uses.
     spec: how to sample.
     version: step of the parameters, recorded in the Rollout.
+    mixture: other variables of the same decoder and their share s: tokens are
+      drawn from p^(1 - s) q^s / Z, and that is the log-prob recorded.
 
   Returns:
     Rollout of N = B * G rows and L = P + T slots.
@@ -180,13 +185,24 @@ def generate(
   g, t = spec.samples_per_prompt, spec.max_new_tokens
   n = b * g
   rows = lambda x: mesh.constrain(x, mesh.DATA)
-  flat = model.unstack(variables)
-  kernel = model.head(variables)
-  hidden, prefix = model.prefill(variables, rows(prompt), rows(prompt_mask))
+  parties = [variables] if mixture is None else [variables, mixture[0]]
+  flat = [model.unstack(tree) for tree in parties]
+  kernels = [model.head(tree) for tree in parties]
+  started = [
+    model.prefill(tree, rows(prompt), rows(prompt_mask)) for tree in parties
+  ]
+  prefixes = [prefix for _, prefix in started]
 
   def draw(hidden, i):
-    logits = transformer.logits_of(model.config, hidden, kernel)
-    return pick(logits, jax.random.fold_in(key, i), i, spec)
+    logits = [
+      transformer.logits_of(model.config, x, kernel)
+      for x, kernel in zip(hidden, kernels, strict=True)
+    ]
+    whole = logits[0]
+    if mixture is not None:
+      own, other = (jax.nn.log_softmax(z, -1) for z in logits)
+      whole = (1 - mixture[1]) * own + mixture[1] * other
+    return pick(whole, jax.random.fold_in(key, i), i, spec)
 
   def put(array, column, i):
     return jax.lax.dynamic_update_slice(array, column[:, None], (0, i))
@@ -195,29 +211,34 @@ def generate(
     ids = jnp.asarray(spec.stop_ids, jnp.int32)
     return jnp.isin(token, ids) if spec.stop_ids else jnp.zeros(n, bool)
 
-  token, logp = draw(jnp.repeat(hidden[:, -1], g, 0), 0)
+  token, logp = draw([jnp.repeat(x[:, -1], g, 0) for x, _ in started], 0)
   tokens = put(jnp.full((n, t), spec.pad_id, jnp.int32), rows(token), 0)
   logps = put(jnp.zeros((n, t), jnp.float32), rows(logp), 0)
   action = put(jnp.zeros((n, t), bool), jnp.ones(n, bool), 0)
-  cache = transformer.empty_cache(model, n, max(t - 1, 1), spec.cache_dtype)
+  caches = [
+    transformer.empty_cache(model, n, max(t - 1, 1), spec.cache_dtype)
+    for _ in parties
+  ]
 
   def more(carry):
     i, *_, done = carry
     return (i < t) & ~jnp.all(done)
 
   def step(carry):
-    i, tokens, logps, action, cache, token, done = carry
-    hidden, cache = model.decode(
-      flat, token[:, None], ~done[:, None], prefix, cache, i - 1
-    )
-    token, logp = draw(hidden[:, 0], i)
+    i, tokens, logps, action, caches, token, done = carry
+    found = [
+      model.decode(tree, token[:, None], ~done[:, None], prefix, cache, i - 1)
+      for tree, prefix, cache in zip(flat, prefixes, caches, strict=True)
+    ]
+    caches = [cache for _, cache in found]
+    token, logp = draw([x[:, 0] for x, _ in found], i)
     token = jnp.where(done, spec.pad_id, token)
     tokens = put(tokens, token, i)
     logps = put(logps, jnp.where(done, 0.0, logp), i)
     action = put(action, ~done, i)
-    return i + 1, tokens, logps, action, cache, token, done | stops(token)
+    return i + 1, tokens, logps, action, caches, token, done | stops(token)
 
-  start = (1, tokens, logps, action, cache, token, stops(token))
+  start = (1, tokens, logps, action, caches, token, stops(token))
   _, tokens, logps, action, *_, done = jax.lax.while_loop(more, step, start)
   wide = lambda x: jnp.repeat(x, g, 0)
   none = jnp.zeros((n, p), bool)

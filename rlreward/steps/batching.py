@@ -62,7 +62,9 @@ class Plan(NamedTuple):
     return x.reshape(self.prompts * self.group, *tail)
 
 
-def plan(prompts: int, group: int, microbatch: int, shards: int = 1) -> Plan:
+def plan(
+  prompts: int, group: int, microbatch: int, shards: int = 1, together: int = 1
+) -> Plan:
   """Cuts B * G rows into pieces of `microbatch` rows.
 
   Whole groups are kept together where they fit, since rows of a piece that
@@ -73,6 +75,7 @@ def plan(prompts: int, group: int, microbatch: int, shards: int = 1) -> Plan:
     group: G.
     microbatch: rows of a piece over all devices; 0 for one piece.
     shards: data shards of the mesh; each gets whole prompts of every piece.
+    together: rows of a prompt that stay in one piece, 2 for pairs.
 
   Raises:
     UserError: no such cut exists; proposes the nearest that does.
@@ -88,7 +91,7 @@ def plan(prompts: int, group: int, microbatch: int, shards: int = 1) -> Plan:
   legal = {
     (prompts // i) * (group // j): Plan(prompts, group, i, j)
     for j in range(group, 0, -1)
-    if group % j == 0
+    if group % j == 0 and (group // j) % together == 0
     for i in range(1, prompts + 1)
     if prompts % i == 0 and (prompts // i) % shards == 0
   }

@@ -6,14 +6,18 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+
 from rlreward import errors
 from rlreward.ops import mesh
+from rlreward.ops import preference as preference_lib
 from rlreward.sampling import decode
 from rlreward.steps import batching, roles
 from rlreward.types import Task
 
 TRUNCATION = ("keep", "mask", "penalise")
 KL = ("forward", "reverse")
+REFERENCE = ("auto", "always", "data")
 _LOOP = (
   ("log.every", 1, "it is the number of steps between progress lines"),
   ("log.samples_every", 0, "it is the number of steps between; 0 is never"),
@@ -123,6 +127,61 @@ def credit(c) -> None:
   ranges("credit", rules)
   choice("credit.target", c.target, ("gae", "return"),
          "it is what the critic predicts")  # fmt: skip
+
+
+def preference(config, kind: str, beta, smoothing, margin) -> None:
+  """The `preference` section with what the algorithm makes of it.
+
+  Args:
+    config: the run's.
+    kind: shape of the pair's loss.
+    beta: its scale.
+    smoothing: of labels.
+    margin: of the target.
+
+  Raises:
+    UserError: see the messages.
+  """
+  c = config.preference
+  choice("preference.kind", kind, preference_lib.KINDS,
+         "it is the shape of a pair's loss")  # fmt: skip
+  choice("preference.divergence", c.divergence, preference_lib.DIVERGENCES,
+         "it is what keeps the policy near its reference")  # fmt: skip
+  choice("preference.normalise", c.normalise, ("", "sum", "mean"),
+         "it is over the tokens of an answer")  # fmt: skip
+  choice("reference", config.reference, REFERENCE,
+         "it says where the reference's log-probs come from")  # fmt: skip
+  pull = "negative weights pull the wrong way"
+  ranges(
+    "preference",
+    (
+      ("beta", beta, 0 < beta < math.inf, "above 0", "it scales log-ratios"),
+      ("nll", c.nll, c.nll is None or c.nll >= 0, "0 or more", pull),
+      ("desirable", c.desirable, c.desirable >= 0, "0 or more", pull),
+      ("undesirable", c.undesirable, c.undesirable >= 0, "0 or more", pull),
+      ("explore", c.explore, c.explore >= 0, "0 or more", pull),
+      ("mixture", c.mixture, 0 <= c.mixture <= 1, "0 to 1", "it is a share"),
+    ),
+  )
+  rows = jax.ShapeDtypeStruct((2,), "float32")
+  try:
+    jax.eval_shape(
+      lambda a, b: preference_lib.pairwise(
+        a, b, beta=beta, kind=kind, label_smoothing=smoothing, margin=margin,
+        reference_margin_P=a,
+      ), rows, rows)  # fmt: skip
+  except ValueError as error:
+    raise errors.UserError(
+      f"preference.kind={kind!r}: {error}",
+      "that shape of the loss would not be what it is called",
+      "change the field that is named, or preference.kind",
+    ) from None
+  if kind.startswith("aot") and config.microbatch:
+    raise errors.UserError(
+      f"preference.kind={kind!r} with microbatch={config.microbatch}",
+      "it sorts the whole batch, which microbatches would cut",
+      "set microbatch=0",
+    )
 
 
 def best_of_n(config) -> None:
@@ -261,7 +320,7 @@ def online(config, task: Task, spec: decode.Spec) -> None:
   choice(
     "reference",
     config.reference,
-    ("auto", "always"),
+    REFERENCE[:2],
     "it says when the reference model runs: if the loss needs it, or always",
   )
   if spec.truncated:

@@ -25,14 +25,18 @@ class Aside(NamedTuple):
   """Further rows of each prompt that are judged and never trained on.
 
   Attributes:
-    role: "policy" or "reference", who samples them.
+    role: who samples them: "policy", "reference" or "mixture" (of both).
     count: rows of each prompt.
     greedy: temperature 0 instead of the config's.
+    prompt: column of the batch that is asked; its mask is `<prompt>_mask`.
+    share: of the reference in the mixture, pi^(1 - share) ref^share / Z.
   """
 
   role: str
   count: int
   greedy: bool = False
+  prompt: str = "prompt"
+  share: float = 0.0
 
 
 class Penalty(NamedTuple):

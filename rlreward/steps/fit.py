@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from rlreward import errors, sharding
-from rlreward.ops import masked, mesh
+from rlreward.ops import mesh
 from rlreward.steps import (
-  accumulate,
   batching,
   checks,
   evaluate,
   optimizer,
   roles,
 )
+from rlreward.steps import (
+  objective as objective_lib,
+)
 from rlreward.types import Method, State, Task
 
-Array = jax.Array
-Loss = Callable[..., tuple[Array, Array, Mapping[str, Array]]]
+_WHAT = {
+  "demonstrations": ("given answers", "a completion column"),
+  "preferences": ("pairs of answers", "chosen and rejected columns"),
+  "labelled": ("answers with a label", "completion and label columns"),
+}
 
 
-def make(config, task: Task, *, loss: Loss) -> Method:
-  """A supervised method from its loss.
+def make(
+  config,
+  task: Task,
+  actor: roles.Policy,
+  objective: objective_lib.Objective,
+  *,
+  source: str,
+  sampled: bool = True,
+) -> Method:
+  """A method that trains on rows of a task.
 
   Args:
-    config: see `configs/common.py`; `prompts_per_step` rows per update.
-    task: must have demonstrations.
-    loss: (model, variables, batch) -> (per-token loss f32[B, L], mask
-      bool[B, L], {metric: f32[B, L]}).
+    config: see `configs/common.py`; `prompts_per_step` pairs, or rows where
+      they are not paired, per update.
+    task: must have the `source`.
+    actor: the policy.
+    objective: what is minimised.
+    source: "demonstrations", "preferences" or "labelled".
+    sampled: whether held-out prompts are answered and judged too, where the
+      task can judge.
 
   Returns:
     Method without phases.
@@ -40,52 +56,78 @@ def make(config, task: Task, *, loss: Loss) -> Method:
   Raises:
     UserError: a config that cannot train.
   """
-  checks.counts(config, ("prompts_per_step", "steps"))
-  checks.vocabulary(config, task)
-  if task.demonstrations is None:
-    raise errors.UserError(
-      f"task {config.task.name!r} has no demonstrations",
-      f"{config.algorithm} trains on given answers",
-      "use a task with a completion column, or an online algorithm",
-    )
-  actor = roles.policy(config.model)
+  check(config, task, source)
+  per = objective.together
   opt = optimizer.make(config.optimizer, config.steps)
   shards = mesh.data_shards()
-  plan = batching.plan(config.prompts_per_step, 1, config.microbatch, shards)
+  batching.plan(config.prompts_per_step, per, config.microbatch, shards, per)
+  trainer = objective_lib.trainer(
+    config, actor, objective, opt, slots(task), shards
+  )
 
-  def init(key, variables=None) -> State:
+  def init(key, variables=None, given=None) -> State:
     params, frozen = actor.init(key, variables)
+    frozen = {**frozen, **objective.start(key), **(given or {})}
+    live = "reference" in objective.needs and config.reference != "data"
+    if live or config.reference == "always":
+      frozen = {**frozen, "reference": actor.snapshot(params)}
     return State(
       step=jnp.zeros((), jnp.int32),
       params=params,
       frozen=frozen,
       opt=opt.init(params),
       key=jax.random.fold_in(key, 2),
+      extra=objective.init(),
     )
 
   def step(state: State, batch: Mapping[str, Any], key):
     del key
-    weight = jnp.maximum(jnp.sum(batch["loss"][:, 1:], dtype=jnp.float32), 1)
-
-    def piece_loss(params, piece):
-      variables = actor.variables(params, state.frozen)
-      loss_BxL, mask, metrics = loss(actor.model, variables, piece)
-      sums = {k: masked.masked_sum(v, mask) for k, v in metrics.items()}
-      return masked.masked_sum(loss_BxL, mask) / weight, (sums, {})
-
-    value, sums, _, grads = accumulate.gradient(
-      piece_loss, state.params, dict(batch), plan
-    )
-    change, opt_state = opt.update(grads, state.opt, state.params)
-    metrics = {k: v / weight for k, v in sums.items()}
-    metrics["loss"] = value
-    metrics["grad_norm"] = optax.tree.norm(grads)
-    metrics["trained_tokens"] = weight
+    rows = dict(batch)
+    compute = trainer.compute(state.params, state.frozen, rows)
+    rows, extra = objective.prepare(compute, rows, state.extra)
+    carry = state.params, state.opt
+    carry, metrics = trainer.update(carry, rows, state.frozen)
+    tokens = jnp.sum(batch["loss"], dtype=jnp.float32)
+    metrics["trained_tokens"] = tokens
     state = state._replace(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, change),
-      opt=opt_state,
+      step=state.step + 1, params=carry[0], opt=carry[1], extra=extra
     )
     return sharding.pin(state, actor.axes), metrics
 
-  return Method(init, step, evaluate.make(config, task, actor))
+  @jax.jit
+  def held(state: State, batch: Mapping[str, Any]):
+    compute = trainer.compute(state.params, state.frozen, batch)
+    rows, _ = objective.prepare(compute, dict(batch), state.extra)
+    return trainer.measure(state.params, state.frozen, rows)
+
+  judged = sampled and task.spec.get("judged", True)
+  return Method(
+    init,
+    step,
+    evaluate.make(config, task, actor) if judged else None,
+    source=source,
+    held=held,
+    given=objective.given,
+  )
+
+
+def slots(task: Task) -> int:
+  """T, the answer slots of a task's pairs and labelled answers."""
+  return task.spec.get("answer_length", 0)
+
+
+def check(config, task: Task, source: str) -> None:
+  """Refuses what cannot be trained on.
+
+  Raises:
+    UserError: see the messages.
+  """
+  checks.counts(config, ("prompts_per_step", "steps"))
+  checks.vocabulary(config, task)
+  if getattr(task, source) is None:
+    what, column = _WHAT[source]
+    raise errors.UserError(
+      f"task {config.task.name!r} has no {source}",
+      f"{config.algorithm} trains on {what}",
+      f"use a task with {column}, or an online algorithm",
+    )

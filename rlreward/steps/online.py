@@ -101,7 +101,7 @@ def make(
 
   def init(key, variables=None) -> State:
     params, frozen = actor.init(key, variables)
-    if referenced or any(a.role == "reference" for a in credit.asides):
+    if referenced or any(a.role != "policy" for a in credit.asides):
       frozen = {**frozen, "reference": actor.snapshot(params)}
     behaviour = ahead.start(params)
     if critic:
@@ -285,18 +285,20 @@ def make(
     metrics: dict[str, Any] = {
       **metrics,
       **found.metrics,
-      **rollouts.describe(rollout, score, reward, found.advantage, mask, g),
+      **rollouts.describe(rollout, score, g),
+      "reward_shaped": masked.masked_mean(reward, score.valid),
+      "advantage_abs": masked.masked_mean(jnp.abs(found.advantage), mask),
+      "trained_tokens": jnp.sum(mask, dtype=jnp.float32),
+      "staleness": (state.step - rollout.version).astype(jnp.float32),
     }
-    metrics["staleness"] = (state.step - rollout.version).astype(jnp.float32)
     act = rollout.action[:, -t:]
     rows_out = {"advantage": masked.masked_mean(found.advantage, act, 1),
                 "reward": reward}  # fmt: skip
     if referenced:
-      behaviour = jax.lax.stop_gradient(rollout.logp[:, -t:])
-      d = fixed["reference_logp"]
-      metrics["kl"] = masked.masked_mean(kl_lib.k3(behaviour, d), act)
-      rows_out["kl"] = masked.masked_sum(kl_lib.k1(behaviour, d), act, 1)
-      metrics["kl_sequence"] = jnp.mean(rows_out["kl"])
+      said, rows_out["kl"] = rollouts.divergence(
+        rollout, fixed["reference_logp"]
+      )
+      metrics |= said
     metrics["rows"] = rollouts.widen(rows_out, b, aside)
     extra |= ahead.start(state.params)
     state = state._replace(

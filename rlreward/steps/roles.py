@@ -51,7 +51,7 @@ def model_config(c) -> TransformerConfig:
     from rlreward.models import pretrained
 
     shape = pretrained.read_config(c.path)
-    base = {"dtype": c.dtype, "param_dtype": c.param_dtype, "remat": c.remat}
+    base = {k: c[k] for k in ("dtype", "param_dtype", "remat", "outputs")}
   else:
     names = TransformerConfig.__dataclass_fields__
     base = {k: v for k, v in c.items() if k in names}
@@ -59,6 +59,8 @@ def model_config(c) -> TransformerConfig:
       if base.get(name) is not None:
         base[name] = tuple(base[name])
     shape = None
+  if c.outputs:  # a reward model has a score head in place of the language head
+    base["tied"] = True
   if c.lora_rank:
     base["lora_scale"] = c.lora_alpha / c.lora_rank
   return shape.replace(**base) if shape else TransformerConfig(**base)
@@ -79,9 +81,22 @@ def policy(c) -> Policy:
   return _adapter(model, axes, c.lora_rank, tuple(c.lora_targets))
 
 
+def _headed(model, key, variables):
+  """Variables with the heads that the model has: a missing score is drawn."""
+  if variables is None or not model.config.outputs:
+    return model.init(key) if variables is None else variables
+  tree = {k: v for k, v in variables["params"].items() if k != "head"}
+  if "score" not in tree:
+    width, k = model.config.width, model.config.outputs
+    score = jax.random.normal(key, (width, k)) * (width + 1) ** -0.5
+    kind = jax.tree.leaves(tree)[0].dtype
+    tree = {**tree, "score": {"kernel": score.astype(kind)}}
+  return {**variables, "params": tree}
+
+
 def _whole(model, axes) -> Policy:
   def init(key, variables=None):
-    tree = model.init(key) if variables is None else variables
+    tree = _headed(model, key, variables)
     return {"policy": {"params": tree["params"]}}, {}
 
   return Policy(
@@ -96,13 +111,20 @@ def _whole(model, axes) -> Policy:
 
 def _adapter(model, axes, rank, targets) -> Policy:
   def init(key, variables=None):
-    tree = model.init(key) if variables is None else variables
+    tree = _headed(model, key, variables)
     adapter = tree.get("lora")
     if adapter is None:
       start = jax.random.fold_in(key, 1)
       adapter = lora.init(start, tree["params"], rank, targets)
-    base = {"base": {"params": tree["params"]}}
-    return {"policy": {"lora": adapter}}, base
+    # A score head has nothing below it to adapt: it trains itself.
+    head = {k: v for k, v in tree["params"].items() if k == "score"}
+    base = {k: v for k, v in tree["params"].items() if k != "score"}
+    policy = {"lora": adapter, **({"params": head} if head else {})}
+    return {"policy": policy}, {"base": {"params": base}}
+
+  def merge(base, own):
+    params = {**base["params"], **own.get("params", {})}
+    return {**own, "params": params}
 
   shapes = jax.eval_shape(
     lambda k: init(k)[0]["policy"]["lora"], jax.random.key(0)
@@ -111,9 +133,9 @@ def _adapter(model, axes, rank, targets) -> Policy:
   return Policy(
     model=model,
     init=init,
-    variables=lambda params, frozen: {**frozen["base"], **params["policy"]},
+    variables=lambda params, frozen: merge(frozen["base"], params["policy"]),
     snapshot=lambda params: jax.tree.map(jnp.copy, params["policy"]),
-    reference=lambda frozen: {**frozen["base"], **frozen["reference"]},
+    reference=lambda frozen: merge(frozen["base"], frozen["reference"]),
     axes={**axes["params"], "layers": _join(axes["params"], adapter_axes)},
   )
 

@@ -13,6 +13,7 @@ import numpy as np
 from rlreward import sharding
 from rlreward.ops import advantage as advantage_lib
 from rlreward.ops import importance, masked
+from rlreward.ops import kl as kl_lib
 from rlreward.sampling import decode
 from rlreward.steps import checks, credit, roles
 from rlreward.types import LENGTH, Phases, Rollout, Score, State, Task
@@ -50,6 +51,7 @@ def sampler(
   spec: decode.Spec,
   asides: tuple[credit.Aside, ...] = (),
   ahead: Ahead | None = None,
+  columns: tuple[str, ...] = (),
 ) -> Callable[..., Rollout]:
   """(state, batch, key) -> Rollout; asides follow the samples of their prompt.
 
@@ -58,6 +60,7 @@ def sampler(
     spec: how its rows are sampled.
     asides: further rows of each prompt; their `loss` is false.
     ahead: whether an older policy samples.
+    columns: of the batch, which the update reads from `Rollout.extras`.
   """
 
   def variables(state: State, role: str):
@@ -72,24 +75,59 @@ def sampler(
     pinned = sharding.pin(tree, actor.axes, sharding.DECODE_RULES)
     return pinned, version
 
+  def beside(state: State, batch, key, aside: credit.Aside) -> Rollout:
+    own = dataclasses.replace(
+      spec,
+      samples_per_prompt=aside.count,
+      temperature=0.0 if aside.greedy else spec.temperature,
+    )
+    tree, _ = variables(state, "reference" if aside.role == "reference"
+                        else "policy")  # fmt: skip
+    mix = None
+    if aside.role == "mixture":
+      mix = (variables(state, "reference")[0], aside.share)
+    prompt, mask = batch[aside.prompt], batch[f"{aside.prompt}_mask"]
+    rows = decode.generate(
+      actor.model, tree, prompt, mask, key, own, mixture=mix
+    )
+    rows = rows._replace(loss=jnp.zeros_like(rows.loss))
+    if aside.prompt == "prompt":
+      return rows
+    return _asked(rows, batch, spec.max_new_tokens)
+
   def sample(state: State, batch, key) -> Rollout:
     prompt, mask = batch["prompt"], batch["prompt_mask"]
     tree, version = variables(state, "policy")
     main = decode.generate(actor.model, tree, prompt, mask, key, spec, version)
     parts = [main]
     for index, aside in enumerate(asides):
-      own = dataclasses.replace(
-        spec,
-        samples_per_prompt=aside.count,
-        temperature=0.0 if aside.greedy else spec.temperature,
-      )
       seed = jax.random.fold_in(key, 2**31 - 1 - index)
-      tree, _ = variables(state, aside.role)
-      rows = decode.generate(actor.model, tree, prompt, mask, seed, own)
-      parts.append(rows._replace(loss=jnp.zeros_like(rows.loss)))
-    return interleave(parts, prompt.shape[0]) if asides else main
+      parts.append(beside(state, batch, seed, aside))
+    found = interleave(parts, prompt.shape[0]) if asides else main
+    if columns:
+      rows = found.tokens.shape[0] // prompt.shape[0]
+      wide = {k: jnp.repeat(batch[k], rows, 0) for k in columns}
+      found = found._replace(extras={**found.extras, **wide})
+    return found
 
   return sample
+
+
+def _asked(rows: Rollout, batch, t: int) -> Rollout:
+  """Answers to another wording, as answers to the prompt of the batch.
+
+  Their log-probs are those of the wording that was asked.
+  """
+  g = rows.tokens.shape[0] // batch["prompt"].shape[0]
+  put = lambda own, x: jnp.concatenate([jnp.repeat(own, g, 0), x[:, -t:]], 1)
+  none = jnp.zeros(batch["prompt"].shape, bool)
+  return rows._replace(
+    tokens=put(batch["prompt"], rows.tokens),
+    attend=put(batch["prompt_mask"], rows.attend),
+    action=put(none, rows.action),
+    loss=put(none, rows.loss),
+    logp=put(none.astype(jnp.float32), rows.logp),
+  )
 
 
 def interleave(parts: list[Rollout], prompts: int) -> Rollout:
@@ -213,15 +251,12 @@ def _component_means(score: Score) -> dict[str, float]:
   return out
 
 
-def describe(rollout, score, reward, advantage, mask, g) -> dict[str, Array]:
+def describe(rollout: Rollout, score: Score, g: int) -> dict[str, Array]:
   """What a user watches: reward, length, endings, group collapse.
 
   Args:
     rollout: N rows.
     score: as the task gave it.
-    reward: f32[N], shaped.
-    advantage: f32[N, T].
-    mask: bool[N, T], what is trained on.
     g: samples of each prompt.
   """
   valid = score.valid
@@ -229,12 +264,9 @@ def describe(rollout, score, reward, advantage, mask, g) -> dict[str, Array]:
   out = {
     "reward": masked.masked_mean(score.value, valid),
     "reward_std": jnp.sqrt(masked.masked_var(score.value, valid)),
-    "reward_shaped": masked.masked_mean(reward, valid),
     "valid": jnp.mean(valid),
     "length": jnp.mean(length),
     "truncated": jnp.mean(rollout.finish == LENGTH),
-    "advantage_abs": masked.masked_mean(jnp.abs(advantage), mask),
-    "trained_tokens": jnp.sum(mask, dtype=jnp.float32),
     "tokens_sampled": jnp.sum(length),
     "tokens_seen": jnp.sum(rollout.attend, dtype=jnp.float32),
   }
@@ -248,3 +280,20 @@ def describe(rollout, score, reward, advantage, mask, g) -> dict[str, Array]:
     known = valid & jnp.isfinite(part)
     out[f"reward/{name}"] = masked.masked_mean(part, known)
   return out
+
+
+def divergence(
+  rollout: Rollout, reference_logp: Array
+) -> tuple[dict[str, Array], Array]:
+  """({"kl": k3 of a token, "kl_sequence": k1 of a response}, f32[N] k1).
+
+  Args:
+    rollout: N rows.
+    reference_logp: f32[N, T].
+  """
+  t = reference_logp.shape[1]
+  act = rollout.action[:, -t:]
+  behaviour = jax.lax.stop_gradient(rollout.logp[:, -t:])
+  each = masked.masked_sum(kl_lib.k1(behaviour, reference_logp), act, 1)
+  token = masked.masked_mean(kl_lib.k3(behaviour, reference_logp), act)
+  return {"kl": token, "kl_sequence": jnp.mean(each)}, each

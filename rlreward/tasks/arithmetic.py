@@ -32,6 +32,7 @@ def defaults() -> dict[str, Any]:
     "holdout": 0.1,  # share of the problems kept for the test split
     "noise": 0.0,  # share of wrong answers (sft), flipped pairs and labels
     "judge_share": 0.0,  # share of demonstrations (sft) that judge an answer
+    "hint_share": 0.0,  # share of them that are told the answer; adds hints
     "positive_share": 0.5,  # share of labelled answers that are right
     "pad_is_eos": False,  # pad and eos share an id, as in many tokenizers
   }
@@ -82,6 +83,8 @@ def make(
     "columns": ("answer", "answer_mask"),
     "sft_batches": demonstrations,
     "judge": rows.judge(tok),
+    "demonstrated": rows.answer_length(c),
+    "hint": c["hint_share"] > 0,
   }
   return Task(
     stream(rows.prompts),
@@ -215,6 +218,8 @@ class Problems:
     shares = (c["judge_share"], c["positive_share"])
     if shares != (0.0, 0.5):
       self._facts["digest"] += f":{shares[0]}:{shares[1]}"
+    if c["hint_share"]:
+      self._facts["digest"] += f":hints {c['hint_share']}"
 
   def __iter__(self) -> Problems:
     return self
@@ -307,7 +312,8 @@ def _config(config: Any) -> dict[str, Any]:
       "each is drawn equally often",
       "use one or more of '+', '-', '*', such as '+-'",
     )
-  for name in ("holdout", "noise", "judge_share", "positive_share"):
+  shares = ("noise", "judge_share", "hint_share", "positive_share")
+  for name in ("holdout", *shares):
     share = c[name]
     top = 0.5 if name == "holdout" else 1
     if not isinstance(share, (int, float)) or not 0 <= share <= top:

@@ -27,10 +27,12 @@ def prompts(c, problems: np.ndarray, generator) -> Batch:
     generator: unused.
 
   Returns:
-    `prompt` i32[b, P], `prompt_mask`, `answer` i32[b, A], `answer_mask`.
+    `prompt` i32[b, P], `prompt_mask`, `answer` i32[b, A], `answer_mask`; with
+    `hint_share` also `hint` i32[b, A - 1 + P], `hint_mask`: "85=37+48=".
   """
   del generator
-  return _encode(c, problems, _values(problems))
+  batch = _encode(c, problems, _values(problems))
+  return {**batch, **(_hints(c, batch) if c["hint_share"] else {})}
 
 
 def demonstrations(c, problems: np.ndarray, generator) -> Batch:
@@ -39,7 +41,9 @@ def demonstrations(c, problems: np.ndarray, generator) -> Batch:
   A share of `judge_share` rows asks whether an answer is right, "37+48=85="
   answered by "1", "37+48=86=" by "0"; half of these answers are wrong, all
   verdicts are right whatever the noise. They have no eos between, as the
-  answer of a rollout without its eos. All rows are 2 wider then.
+  answer of a rollout without its eos. All rows are 2 wider then. A share of
+  `hint_share` rows has the right answer before the problem, "85=37+48=85", and
+  shows it whatever the noise; all rows are A wider then, on the left.
 
   Args:
     c: all fields of `arithmetic.defaults`.
@@ -55,15 +59,20 @@ def demonstrations(c, problems: np.ndarray, generator) -> Batch:
   wrong = generator.random(len(value)) < c["noise"]
   batch = _encode(c, problems, value)
   shown = _join(_encode(c, problems, np.where(wrong, other, value)))
+  if c["hint_share"]:
+    hinted = generator.random(len(value)) < c["hint_share"]
+    told = _hints(c, batch)
+    told = {**batch, "prompt": told["hint"], "prompt_mask": told["hint_mask"]}
+    shown = _choose(hinted, _join(told), _wider(c, shown, left=True))
+    wrong &= ~hinted
   if not c["judge_share"]:
     return {**batch, **shown, "wrong": wrong}
   judged = generator.random(len(value)) < c["judge_share"]
   right = generator.random(len(value)) < 0.5
   rated = _rate(c, problems, np.where(right, value, other), right)
-  for name in ("tokens", "attend", "loss"):
-    fill = tokenizer(c).pad_id if name == "tokens" else False
-    plain = np.pad(shown[name], ((0, 0), (0, 2)), constant_values=fill)
-    shown[name] = np.where(judged[:, None], rated[name], plain)
+  if c["hint_share"]:
+    rated = _wider(c, rated, left=True)
+  shown = _choose(judged, rated, _wider(c, shown, slots=2))
   return {**batch, **shown, "wrong": wrong & ~judged, "judge": judged}
 
 
@@ -170,6 +179,36 @@ def _encode(c, problems, values) -> Batch:
     "answer": answer,
     "answer_mask": answer_mask,
   }
+
+
+def _hints(c, batch: Batch) -> Batch:
+  """The right answer without its eos, "=", and the prompt."""
+  tok = tokenizer(c)
+  rows = [
+    [*answer[mask][:-1], *tok.encode("="), *prompt[own]]
+    for answer, mask, prompt, own in zip(
+      *(batch[k] for k in ("answer", "answer_mask", "prompt", "prompt_mask")),
+      strict=True,
+    )
+  ]
+  width = prompt_length(c) + answer_length(c)
+  hint, mask = tokens.left_pad(rows, width, tok.pad_id)
+  return {"hint": hint, "hint_mask": mask}
+
+
+def _wider(c, rows: Batch, slots: int = 0, left: bool = False) -> Batch:
+  """Rows with empty slots on the right, or those of a hint on the left."""
+  sides = (answer_length(c), 0) if left else (0, slots)
+  fill = {"tokens": tokenizer(c).pad_id}
+  return {
+    k: np.pad(v, ((0, 0), sides), constant_values=fill.get(k, False))
+    for k, v in rows.items()
+  }
+
+
+def _choose(first: np.ndarray, a: Batch, b: Batch) -> Batch:
+  """Rows of `a` where `first` bool[b] is true, else of `b`."""
+  return {k: np.where(first[:, None], a[k], b[k]) for k in b}
 
 
 def _join(batch: Batch) -> Batch:

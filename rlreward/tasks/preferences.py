@@ -129,7 +129,13 @@ def streams(
       "it says what happens to pairs whose answers are the same",
       "use 'raise' or 'drop' (counted and left out)",
     )
-  columns.lengths(c["answer_length"])
+  if len(columns.lengths(c["answer_length"])) > 1:
+    raise UserError(
+      f"answer_length={c['answer_length']}",
+      "the place of an answer is found by its fixed number of slots; the"
+      " prompts before it may have several lengths",
+      "set answer_length to one number of tokens",
+    )
   for field, usual in (
     *(("chosen", "chosen"), ("rejected", "rejected")),
     *(("strength", ""), ("label", "label")),
@@ -254,11 +260,10 @@ def _check(c, item: pairs.Item, same: bool, size, limits) -> None:
 
 def _loader(c, tok: tokens.Tokens, source, rows: _Rows, encode) -> data.Load:
   widths = columns.lengths(c["prompt_length"])
-  slots = columns.lengths(c["answer_length"])
+  (t,) = columns.lengths(c["answer_length"])
 
   def load(own: np.ndarray, every: np.ndarray) -> dict[str, Any]:
     p = bucket(int(rows.prompts[every].max()), widths)
-    t = bucket(int(rows.answers[every].max()), slots)
     items = [encode(source[int(i)]) for i in rows.keep[own]]
     asked = [x.prompt for x in items for _ in x.answers]
     said = [a for x in items for a in x.answers]

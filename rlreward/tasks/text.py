@@ -16,7 +16,7 @@ import numpy as np
 from rlreward.errors import UserError
 from rlreward.rewards import function
 from rlreward.sampling.buckets import bucket
-from rlreward.tasks import columns, data, packing, preferences, tokens
+from rlreward.tasks import beside, columns, data, packing, preferences, tokens
 from rlreward.tasks.sources import Row
 from rlreward.types import Task
 
@@ -40,7 +40,9 @@ def defaults() -> dict[str, Any]:
     "rejected": "rejected",  # column of pairs: the worse answer
     "strength": "",  # column of pairs, 0 or more; "" is 1 for each pair
     "label": "label",  # column beside `completion`: whether it is good
-    "answer_length": 256,  # tokens of an answer and eos; several are buckets
+    "answer_length": 256,  # tokens of an answer of a pair, and eos
+    "demonstrated": False,  # batches hold `completion` too (spin, distill)
+    "hint": "",  # column of prompts with the answer in them (star)
     "on_equal": "raise",  # pairs with equal sides: raise | drop (counted)
     "rewards": "",  # "file.py:f" or "a.py:f@1.0,pkg.b:g@0.5", or functions
     "skip_special": True,  # leave special tokens out of the rewards' text
@@ -129,6 +131,7 @@ def make(
         "prompt_mask": mask,
         "row": rows.keep[own].astype(np.int32),
         "columns": {k: [r.get(k) for r in items] for k in first},
+        **beside.arrays(c, tok, items, rows.keep[own]),
       }
 
     return data.Stream(
@@ -173,6 +176,9 @@ def make(
     "tokenizer": tok,
     "columns": tuple(first),
     "report": report,
+    "judged": bool(rewards),
+    "demonstrated": beside.slots(c, first),
+    "hint": bool(c["hint"]),
     "sft_batches": demonstrations,
   }
   return Task(batches, reward, None, spec, demonstrations, pairs, labelled)

@@ -1,0 +1,208 @@
+"""Objectives of reward models: scores of answers, alone or side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from rlreward import errors
+from rlreward.models import score as score_lib
+from rlreward.ops import masked
+from rlreward.ops import reward_model as ops
+from rlreward.steps import checks, objective, roles
+from rlreward.types import Array
+
+PAIRED = ("bradley_terry", "rao_kupper", "davidson")
+SINGLE = ("mse", "huber", "bce", "ordinal", "steps")
+KINDS = (*PAIRED, *SINGLE)
+
+
+def scores(
+  actor: roles.Policy, variables, rows, slots: int, share: int
+) -> Array:
+  """f32[n, T, K]: outputs at the tokens of answers in the last T slots."""
+  tokens = rows["tokens"]
+  x = score_lib.completion_states(
+    actor.model,
+    variables,
+    tokens,
+    rows["attend"],
+    tokens.shape[1] - slots,
+    share,
+  )
+  return actor.model.score(variables, x)
+
+
+def at_end(each: Array, rows, slots: int) -> Array:
+  """f32[n, K]: outputs at the last real token of an answer."""
+  last = masked.last_index(rows["attend"][:, -slots:])
+  return jnp.take_along_axis(each, last[:, None, None], 1)[:, 0]
+
+
+def check(config) -> None:
+  """Refuses a model without a head and fields that cannot be.
+
+  Raises:
+    UserError: see the messages.
+  """
+  c = config.reward_model
+  checks.choice("reward_model.kind", c.kind, KINDS, "it is the loss of scores")
+  if not config.model.outputs:
+    raise errors.UserError(
+      "model.outputs=0 with reward_model",
+      "a reward model has a score head in place of the language head",
+      "set model.outputs=1",
+    )
+  several = ("mse", "huber", "bce")
+  if c.kind not in several and config.model.outputs != 1:
+    raise errors.UserError(
+      f"model.outputs={config.model.outputs} with reward_model.kind={c.kind!r}",
+      f"it is a loss of one score; {', '.join(several)} are of several",
+      "set model.outputs=1",
+    )
+  if c.kind == "ordinal" and c.grades < 2:
+    raise errors.UserError(
+      f"reward_model.grades={c.grades} with reward_model.kind='ordinal'",
+      "an answer's grade is one of several, and grades 0 .. K - 1 are data",
+      "set reward_model.grades to their number, 2 or more",
+    )
+  eps = c.label_smoothing
+  checks.ranges(
+    "reward_model",
+    (
+      ("scale", c.scale, c.scale > 0, "above 0", "it scales differences"),
+      ("centering", c.centering, c.centering >= 0, "0 or more",
+       "a negative one drives scores away from 0"),
+      ("label_smoothing", eps, 0 <= eps < 0.5, "from 0 to below 0.5",
+       "it is the share of labels thought to be wrong"),
+    ),
+  )  # fmt: skip
+
+
+def pairs(config, actor: roles.Policy, slots: int) -> objective.Objective:
+  """-log p of the comparison, as `config.reward_model` describes it.
+
+  Args:
+    config: sections `reward_model` and `preference` (strength as weight).
+    actor: a model with one output.
+    slots: T, answer slots. Rows 2i = chosen, 2i + 1 = rejected; column
+      `strength`, and `tie` for the kinds that know ties.
+  """
+  c = config.reward_model
+  weighed = config.preference.strength
+
+  def compare(chosen, rejected, rows) -> Array:
+    strength = rows.get("strength", jnp.ones(rows["loss"].shape[0]))[0::2]
+    weight = strength if weighed else 1.0
+    if c.kind == "bradley_terry":
+      return ops.bradley_terry(
+        chosen,
+        rejected,
+        margin=strength if c.margin else 0.0,
+        scale=c.scale,
+        label_smoothing=c.label_smoothing,
+        weight=weight,
+      )
+    tie = rows.get("tie", jnp.zeros(rows["loss"].shape[0], bool))[0::2]
+    known = {"rao_kupper": ops.rao_kupper, "davidson": ops.davidson}[c.kind]
+    return known(c.scale * chosen, c.scale * rejected, tie, c.ties, weight)
+
+  def terms(variables, frozen, rows, share):
+    del frozen
+    each = scores(actor, variables, rows, slots, share)
+    end = at_end(each, rows, slots)[:, 0]
+    chosen, rejected = end[0::2], end[1::2]
+    loss = compare(chosen, rejected, rows)
+    loss += ops.centering_penalty(chosen, rejected, c.centering)
+    known = objective.valid(rows)[0::2]
+    metrics = {
+      "accuracy": ops.pair_accuracy(chosen, rejected),
+      "margin": chosen - rejected,
+      "score_mean": (chosen + rejected) / 2,
+      "score_square": (chosen**2 + rejected**2) / 2,
+    }
+    metrics = jax.lax.stop_gradient(metrics)
+    sums = {k: masked.masked_sum(v, known) for k, v in metrics.items()}
+    return masked.masked_sum(loss, known), sums
+
+  return objective.Objective(
+    together=2,
+    needs=frozenset(),
+    init=dict,
+    prepare=objective.nothing,
+    weight=lambda rows: jnp.sum(objective.valid(rows)[0::2], dtype=jnp.float32),
+    terms=terms,
+  )
+
+
+def singles(config, actor: roles.Policy, slots: int) -> objective.Objective:
+  """A loss on single answers with `target` f32[N, K], or `label` bool[N].
+
+    mse, huber, bce  each output to its target; NaN is a missing label
+    ordinal          grades 0 .. K - 1 in `target` f32[N], NaN where missing:
+                     K - 1 thresholds `scale` nats apart, around 0
+    steps            `step_label` f32[N, T], NaN where no step ends
+
+  Args:
+    config: section `reward_model`.
+    actor: a model with K outputs.
+    slots: T, answer slots.
+  """
+  c = config.reward_model
+  kind = c.kind
+
+  def target(rows, name: str) -> Array:
+    if name in rows:
+      return rows[name]
+    return rows["label"].astype(jnp.float32)[:, None]
+
+  def by_step(each, rows) -> tuple[Array, Array]:
+    label = rows["step_label"]
+    known = jnp.isfinite(label) & rows["loss"][:, -slots:]
+    clean = masked.clean(label, known)
+    return ops.step_labels(each[..., 0], clean, known, "soft"), known
+
+  def by_grade(each, rows) -> tuple[Array, Array]:
+    end = at_end(each, rows, slots)
+    grade = target(rows, "target").reshape(-1)
+    cuts = c.scale * (jnp.arange(c.grades - 1) - (c.grades - 2) / 2)
+    known = jnp.isfinite(grade)
+    grade = masked.clean(grade, known).astype(jnp.int32)
+    loss = ops.ordinal(end[:, 0], grade, cuts, known.astype(jnp.float32))
+    return loss[:, None], known[:, None]
+
+  def by_value(each, rows) -> tuple[Array, Array]:
+    end = at_end(each, rows, slots)
+    return ops.regression(end, target(rows, "target"), kind=kind)
+
+  read: Callable[..., tuple[Array, Array]] = {
+    "steps": by_step,
+    "ordinal": by_grade,
+  }.get(kind, by_value)
+
+  def count(rows) -> Array:
+    known = objective.valid(rows)[:, None]
+    if kind == "steps":
+      labels = jnp.isfinite(rows["step_label"]) & rows["loss"][:, -slots:]
+    else:
+      labels = jnp.isfinite(target(rows, "target"))
+      labels = labels.reshape(known.shape[0], -1)
+    return jnp.sum(labels & known, dtype=jnp.float32)
+
+  def terms(variables, frozen, rows, share):
+    del frozen
+    each = scores(actor, variables, rows, slots, share)
+    loss, present = read(each, rows)
+    known = present & objective.valid(rows)[:, None]
+    return masked.masked_sum(loss, known), {}
+
+  return objective.Objective(
+    together=1,
+    needs=frozenset(),
+    init=dict,
+    prepare=objective.nothing,
+    weight=count,
+    terms=terms,
+  )
