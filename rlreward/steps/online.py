@@ -103,9 +103,9 @@ def make(
     params, frozen = actor.init(key, variables)
     if referenced or any(a.role != "policy" for a in credit.asides):
       frozen = {**frozen, "reference": actor.snapshot(params)}
-    behaviour = ahead.start(params)
     if critic:
       params = critic.init(key, params, frozen)
+    behaviour = ahead.start(params)  # with the head of a shared critic
     return State(
       step=jnp.zeros((), jnp.int32),
       params=params,
