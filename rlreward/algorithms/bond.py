@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 
+from rlreward import errors
 from rlreward.algorithms import grpo, rloo
 from rlreward.ops import advantage, best_of_n
 from rlreward.steps import checks, credit, online
@@ -24,6 +25,13 @@ from rlreward.types import Method, Task
 def make(config, task: Task) -> Method:
   """BOND; the coefficient of the KL is 1 unless `kl_reward.beta` says else."""
   grpo.check(config)
+  if config.loss.kl_beta:
+    raise errors.UserError(
+      f"loss.kl_beta={config.loss.kl_beta} with bond, whose kl_reward.beta is"
+      f" {config.kl_reward.beta or 1.0}",
+      "the KL to the reference would be paid for twice",
+      "set loss.kl_beta=0",
+    )
   c = config.best_of_n
   checks.best_of_n(config)
   loo = functools.partial(advantage.group_advantage, center="loo", scale="none")
