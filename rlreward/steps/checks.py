@@ -323,6 +323,12 @@ def online(config, task: Task, spec: decode.Spec) -> None:
     REFERENCE[:2],
     "it says when the reference model runs: if the loss needs it, or always",
   )
+  if config.ahead > 1:
+    raise errors.UserError(
+      f"ahead={config.ahead}",
+      "the policy that samples is kept for one step, so older ones are gone",
+      "set ahead=1, or 0 for rollouts of the policy that is trained",
+    )
   if spec.truncated:
     raise errors.UserError(
       f"training samples with temperature={spec.temperature},"
