@@ -77,15 +77,16 @@ def _seconds(seconds: Mapping[str, float]) -> dict[str, float]:
 def _varies(config, score: Score) -> jax.Array:
   value = jnp.asarray(online.accuracy(config.filter_on)(score))
   valid = jnp.asarray(score.valid) & jnp.isfinite(value)
-  shape = (config.prompts_per_step, config.samples_per_prompt)
-  return advantage.informative(
-    jnp.where(valid, value, 0).reshape(shape), valid.reshape(shape)
-  )
+  # Asides follow the samples of their prompt and are not trained on.
+  b, g = config.prompts_per_step, config.samples_per_prompt
+  cut = lambda x: x.reshape(b, -1)[:, :g]
+  return advantage.informative(cut(jnp.where(valid, value, 0)), cut(valid))
 
 
 def _merge(config, groups: list[tuple[Rollout, Score]]):
   """The first B groups that vary, filled up with ones that do not."""
-  b, g = config.prompts_per_step, config.samples_per_prompt
+  b = config.prompts_per_step
+  g = groups[0][0].group.shape[0] // b  # with the asides
   vary = np.concatenate([judge.on_host(_varies(config, s)) for _, s in groups])
   order = np.argsort(~vary, kind="stable")[:b]
   index = (order[:, None] * g + np.arange(g)).reshape(-1)
