@@ -221,8 +221,10 @@ def make(
       extras = {k: piece[k] for k in ("reference_logp",) if k in piece}
       if entropy is not None:
         extras["entropy"] = entropy
-      # On-policy the proximal policy is the one that is trained.
-      old = piece.get("old_logp", None if once else behaviour)
+      # In one update the proximal policy is the one that is trained; stale
+      # rows without weights are clipped against the policy that sampled.
+      fresh = once and (weighed or not config.ahead)
+      old = piece.get("old_logp", None if fresh else behaviour)
       metrics = {}
       if weighed:
         anchor = jax.lax.stop_gradient(logp) if old is None else old
