@@ -81,20 +81,7 @@ def plan(
     UserError: no such cut exists; proposes the nearest that does.
   """
   total = prompts * group
-  if prompts % shards:
-    near = max(shards, prompts - prompts % shards)
-    raise errors.UserError(
-      f"{prompts} prompts per update on {shards} data shards",
-      "each shard takes whole prompts, so that a group stays together",
-      f"set prompts_per_step to a multiple of {shards}, e.g. {near}",
-    )
-  legal = {
-    (prompts // i) * (group // j): Plan(prompts, group, i, j)
-    for j in range(group, 0, -1)
-    if group % j == 0 and (group // j) % together == 0
-    for i in range(1, prompts + 1)
-    if prompts % i == 0 and (prompts // i) % shards == 0
-  }
+  legal = _legal(prompts, group, shards, together)
   rows = microbatch or total
   if rows not in legal:
     near = min(legal, key=lambda r: (abs(r - rows), r))
@@ -105,3 +92,38 @@ def plan(
       f"set microbatch={near} (legal: {sorted(legal)}), or 0 for one piece",
     )
   return legal[rows]
+
+
+def within(
+  prompts: int, group: int, microbatch: int, shards: int = 1, together: int = 1
+) -> Plan:
+  """The cut into the largest pieces of at most `microbatch` rows.
+
+  For rows whose number is not the config's: those that a round selects, those
+  held out. Where every piece is larger, the smallest.
+
+  Args, Raises: as `plan`; any microbatch has a cut.
+  """
+  legal = _legal(prompts, group, shards, together)
+  most = microbatch or max(legal)
+  return legal[max((r for r in legal if r <= most), default=min(legal))]
+
+
+def _legal(
+  prompts: int, group: int, shards: int, together: int
+) -> dict[int, Plan]:
+  """{rows of a piece: its cut}."""
+  if prompts % shards:
+    near = max(shards, prompts - prompts % shards)
+    raise errors.UserError(
+      f"{prompts} prompts per update on {shards} data shards",
+      "each shard takes whole prompts, so that a group stays together",
+      f"set prompts_per_step to a multiple of {shards}, e.g. {near}",
+    )
+  return {
+    (prompts // i) * (group // j): Plan(prompts, group, i, j)
+    for j in range(group, 0, -1)
+    if group % j == 0 and (group // j) % together == 0
+    for i in range(1, prompts + 1)
+    if prompts % i == 0 and (prompts // i) % shards == 0
+  }
