@@ -29,6 +29,13 @@ def make(config, task: Task) -> Method:
       "the zero of the scale comes from other rows' answers",
       "set prompts_per_step=2 or more, 32 is usual",
     )
+  if config.reference == "data":
+    raise errors.UserError(
+      "reference='data' with kto",
+      "the zero of the scale needs the reference's log-probs of other rows'"
+      " answers, which are no column of the data",
+      "set reference='auto'",
+    )
   actor = roles.policy(config.model)
 
   def zero(compute, rows, state):

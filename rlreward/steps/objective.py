@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlreward import errors
 from rlreward.models import score as score_lib
 from rlreward.ops import masked, preference
 from rlreward.steps import accumulate, batching, roles
@@ -180,7 +181,7 @@ def trainer(
   """Binds an objective to a policy.
 
   Args:
-    config: `microbatch` rows are held at a time.
+    config: at most `microbatch` rows are held at a time.
     actor: the policy.
     objective: what is minimised.
     opt: its optimiser.
@@ -191,12 +192,20 @@ def trainer(
 
   def plan(rows):
     n = rows["tokens"].shape[0]
-    return batching.plan(n // per, per, config.microbatch, shards, per)
+    return batching.within(n // per, per, config.microbatch, shards, per)
 
   def compute(params, frozen, rows) -> Compute:
     del rows
 
     def logps(role: str, rows: Rows) -> Array:
+      if role == "reference" and role not in frozen:
+        raise errors.UserError(
+          f"reference={config.reference!r}, but the rows have no column"
+          " reference_logp",
+          "answers are compared with the reference, whose log-probs are"
+          " neither data nor computed",
+          "set reference='auto', or add the column to the data",
+        )
       own = actor.variables(params, frozen)
       tree = own if role == "policy" else actor.reference(frozen)
       inner = plan(rows)
