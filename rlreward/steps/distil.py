@@ -73,7 +73,8 @@ def objective_of(
   def states(model, variables, rows, share) -> Array:
     tokens, attend = rows["tokens"], rows["attend"]
     if not slots:
-      return model.hidden(variables, tokens[:, :-1], attend[:, :-1])
+      segment = rows["segment"][:, :-1] if "segment" in rows else None
+      return model.hidden(variables, tokens[:, :-1], attend[:, :-1], segment)
     p = tokens.shape[1] - slots
     return score_lib.completion_hidden(
       model, variables, tokens, attend, p, share
