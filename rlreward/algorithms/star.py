@@ -1,6 +1,6 @@
 """STaR: where no own answer is right, one that was told the answer is learned.
 
-  keep y ~ pi(. | x) that are right, else y ~ pi(. | x, hint) that are;
+  keep y ~ pi(. | x) with r = 1, else y ~ pi(. | x, hint) with r = 1;
   M: max sum log pi(y | x) without the hint, from the base model
 
 Reference: STaR, arXiv 2203.14465. The task's batches hold the prompt with its
@@ -26,6 +26,12 @@ def make(config, task: Task) -> Method:
       f"star on task {config.task.name!r}",
       "its batches hold no `hint`, the prompt with its answer in it",
       "use the arithmetic task or a hint column, or algorithm=rest_em",
+    )
+  if config.rounds.kl:
+    raise errors.UserError(
+      f"rounds.kl={config.rounds.kl} with star",
+      "hinted answers have no log-prob under the prompt that they train",
+      "set rounds.kl=0",
     )
   g = config.samples_per_prompt
   at = config.rounds.at

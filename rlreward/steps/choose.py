@@ -43,6 +43,13 @@ def answers(config, kind: str) -> iterate.Select:
     ),
   )  # fmt: skip
 
+  if c.kl and kind == "correct":
+    raise errors.UserError(
+      f"rounds.kl={c.kl} with rounds.select='correct'",
+      "an answer that the policy has learned would count as wrong for it",
+      "set rounds.kl=0, or rounds.select to best or top",
+    )
+
   def best(r: iterate.Round, reward, valid):
     place, keep = select.best_of_k(r.grouped(reward), r.grouped(valid), r.key)
     return r.rows(r.at(place)), keep

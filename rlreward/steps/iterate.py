@@ -41,7 +41,7 @@ class Round(NamedTuple):
   Attributes:
     rollout: N rows; asides follow the samples of their prompt.
     score: of the rows, by the task or by the policy itself.
-    log_ratio: f32[N], log pi / ref of each response, or None.
+    log_ratio: f32[N], log pi / ref of each sample, NaN for asides; or None.
     group: rows of each prompt.
     slots: T, of an answer.
     key: typed PRNG key.
@@ -117,7 +117,8 @@ def make(
   b, t = config.prompts_per_step, config.sampling.max_new_tokens
   spec = evaluate.sampling_spec(config, task, config.samples_per_prompt)
   checks.online(config, task, spec)
-  g = config.samples_per_prompt + sum(a.count for a in asides)
+  own_g = config.samples_per_prompt
+  g = own_g + sum(a.count for a in asides)
   updates, epochs = config.updates_per_step, config.epochs
   rounds = 1 if restart else config.steps
   opt = optimizer.make(config.optimizer, rounds * updates * epochs)
@@ -151,7 +152,7 @@ def make(
     )
 
   def reference_logp(state, rollout):
-    inner = batching.plan(b, g, config.microbatch, shards)
+    inner = batching.plan(b, own_g, config.microbatch, shards)
 
     def run(rows):
       return score_lib.completion_logprob(
@@ -168,9 +169,12 @@ def make(
 
   def update(state: State, rollout: Rollout, score: Score):
     own = score if judge is None else judge(state, rollout, score)
+    # What is watched is of the policy's samples: asides are of others.
+    mine, mine_score, aside = rollouts.split(rollout, score, b, own_g)
     said, each = {}, None
     if logged:
-      said, each = rollouts.divergence(rollout, reference_logp(state, rollout))
+      said, kl = rollouts.divergence(mine, reference_logp(state, mine))
+      each = rollouts.widen({"kl": kl}, b, aside)["kl"]
     root = jax.random.fold_in(state.key, state.step)
     key = jax.random.fold_in(root, 2**30)
     rows = dict(select(Round(rollout, own, each, g, t, key)))
@@ -194,7 +198,7 @@ def make(
       epochs,
     )
     chosen = objective_lib.valid(rows)
-    found = rollouts.describe(rollout, score, g)
+    found = rollouts.describe(mine, mine_score, own_g)
     metrics: dict[str, Any] = {**metrics, **found, **said}
     metrics["selected"] = jnp.mean(chosen)
     trained = jnp.sum(rows["loss"] & chosen[:, None], dtype=jnp.float32)
