@@ -29,8 +29,13 @@ def make(config, task: Task) -> Method:
     bonus = unpaired.exploration(other, alpha=alpha)
     return pair(chosen, rejected, columns) + bonus
 
+  beta = config.preference.beta
   found = objective.pairs(
-    actor, config.sampling.max_new_tokens, loss, referenced=True
+    actor,
+    config.sampling.max_new_tokens,
+    loss,
+    referenced=True,
+    beta=0.1 if beta is None else beta,
   )
   return iterate.make(
     config,
