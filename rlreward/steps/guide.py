@@ -158,6 +158,8 @@ def choose(
   if c.pick == "soft":
     return select.soft_best_of_n(reward, valid, c.temperature, key), some
   ids = answers(score, grouped(rollout.tokens), grouped(rollout.action))
+  if "answer_id" in score.components:  # no answer, no vote
+    valid &= jnp.isfinite(grouped(score.components["answer_id"]))
   if c.pick == "majority":
     won = select.majority(ids, valid, key)
   else:
@@ -171,12 +173,14 @@ def answers(score: Score, tokens: Array, action: Array) -> Array:
   """i32[B, N]: which answer a sample gives; equal numbers are equal answers.
 
   Args:
-    score: its component `answer_id` decides where there is one.
+    score: its component `answer_id` decides where there is one; NaN is no
+      answer.
     tokens: i32[B, N, L].
     action: bool[B, N, L].
   """
   if "answer_id" in score.components:
     ids = score.components["answer_id"]
+    ids = jnp.where(jnp.isfinite(ids), ids, -1)
     return ids.astype(jnp.int32).reshape(tokens.shape[:2])
   said = jnp.where(action, tokens, -1)
   same = jnp.all(said[:, :, None] == said[:, None], -1)
@@ -197,8 +201,9 @@ def curves(reward_BxN: Array, valid_BxN: Array) -> Mapping[str, Array]:
     For n = 1, 2, 4, ... and N.
   """
   size = reward_BxN.shape[1]
-  whole = jnp.all(valid_BxN, 1)
-  clean = masked.clean(reward_BxN, valid_BxN)
+  known = select.usable(reward_BxN, valid_BxN)
+  whole = jnp.all(known, 1)
+  clean = masked.clean(reward_BxN, known)
   out, n = {}, 1
   while n <= size:
     value = best_of_n.value_unbiased(clean, n)
