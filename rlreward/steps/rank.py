@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -68,6 +69,14 @@ def check(config) -> None:
       "an answer's grade is one of several, and grades 0 .. K - 1 are data",
       "set reward_model.grades to their number, 2 or more",
     )
+  if c.kind != "bradley_terry" and (c.margin or c.label_smoothing):
+    raise errors.UserError(
+      f"reward_model.margin={c.margin}, label_smoothing={c.label_smoothing}"
+      f" with reward_model.kind={c.kind!r}",
+      "they belong to the loss of bradley_terry and would change nothing",
+      "leave them at False and 0, or set reward_model.kind='bradley_terry'",
+    )
+  least = 0.0 if c.kind == "rao_kupper" else -math.inf
   eps = c.label_smoothing
   checks.ranges(
     "reward_model",
@@ -75,6 +84,8 @@ def check(config) -> None:
       ("scale", c.scale, c.scale > 0, "above 0", "it scales differences"),
       ("centering", c.centering, c.centering >= 0, "0 or more",
        "a negative one drives scores away from 0"),
+      ("ties", c.ties, least < c.ties < math.inf, f"above {least}",
+       "it is the lead that is not noticed, or how common ties are, in logs"),
       ("label_smoothing", eps, 0 <= eps < 0.5, "from 0 to below 0.5",
        "it is the share of labels thought to be wrong"),
     ),
