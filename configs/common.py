@@ -140,6 +140,7 @@ def base() -> ml_collections.ConfigDict:
     }
   )
   c.ahead = 0  # 1: the policy of one step ago samples while this one trains
+  c.rollout_devices = 0  # devices for that alone, the last ones; 0 = all share
   c.optimizer = ml_collections.ConfigDict(
     {
       "learning_rate": 1e-6,

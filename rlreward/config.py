@@ -57,7 +57,7 @@ NEEDED = (
   "microbatch", "updates_per_step", "epochs", "truncation", "overlong_buffer",
   "filter_on", "refill_rounds", "reference", "model", "sampling", "loss",
   "kl_reward", "credit", "critic", "off_policy", "preference", "rounds",
-  "distill", "teacher", "reward_model", "best_of_n", "ahead",
+  "distill", "teacher", "reward_model", "best_of_n", "ahead", "rollout_devices",
   "optimizer", "task", "mesh", "eval", "log", "checkpoint", "start",
 )  # fmt: skip
 

@@ -18,7 +18,8 @@ from rlreward import config as config_lib
 from rlreward import errors, metrics, record, registry, sharding
 from rlreward.checkpoint import Checkpointer
 from rlreward.steps import judge as judge_lib
-from rlreward.steps import refill, roles
+from rlreward.steps import overlap, roles
+from rlreward.steps import start as start_lib
 from rlreward.types import Method, State, Task
 
 # Fields that a resumed run may change: how long, what is shown, and where.
@@ -104,7 +105,7 @@ def run(
     del warm
 
   # ------------------------------------------------------------- mesh, task
-  mesh = sharding.make_mesh(**config.mesh)
+  mesh, rollout_mesh = overlap.meshes(config)
   with contextlib.ExitStack() as stack, jax.set_mesh(mesh):
     task = registry.task(config) if task is None else task
     assert task is not None
@@ -127,7 +128,7 @@ def run(
     )
     batches = _batches(config, task, method)
     if latest is None:
-      state = initial(config, method, key, placed, loaded)
+      state = start_lib.initial(config, method, key, placed, loaded)
       begun = 0
     else:
       wanted = sharding.with_shardings(abstract, placed)
@@ -163,10 +164,14 @@ def run(
     end = config.steps
     if stop_after is not None:
       end = min(end, begun + max(stop_after, 0))
-    for step in range(begun, end):
-      state, found, seen = advance(
-        method, task, state, batches, place, counter, config
+    source: Any = overlap.Given(batches, place)
+    if method.phases is not None:
+      source = overlap.Pipeline(
+        method, task, batches, place, config, rollout_mesh, actor.axes, end
       )
+      stack.callback(source.close)
+    for step in range(begun, end):
+      state, found, seen = advance(method, state, source, counter)
       done = step + 1
       found |= counter.scalars()
       shown = writer.scalars(done, found)
@@ -179,7 +184,7 @@ def run(
       # Steps of both stages in one count, so that processes agree on one.
       asked = saver.preempted(earlier + done) or stopping.asked
       if asked or done == end or _due(done, config.checkpoint.every):
-        saver.save(done, state, batches.get_state())
+        saver.save(done, state, source.position())
       if asked:
         break
     finished = int(state.step) >= config.steps
@@ -200,50 +205,14 @@ def run(
     return Result(state, evals, workdir, actor.model.config, task, asked)
 
 
-def initial(config, method: Method, key, placed, loaded=None) -> State:
-  """The first State: random, from a checkpoint directory, or handed over.
-
-  Args:
-    config: `model.path` names a checkpoint to load.
-    method: its `init` is compiled with the shardings.
-    key: root key of the run.
-    placed: shardings of the State.
-    loaded: variables to start from, e.g. of an earlier stage.
-  """
-  from rlreward.models import pretrained
-
-  def read(path: str, head: str = "lm"):
-    return pretrained.load(
-      path,
-      head=head,
-      dtype=config.model.dtype,
-      param_dtype=config.model.param_dtype,
-    )[1]
-
-  path = config.model.path
-  if loaded is None and path:
-    head = "lm"
-    if config.model.outputs:  # a new score head, unless there is one
-      head = "score" if pretrained.has_score(path) else "none"
-    loaded = read(path, head)
-  given = {role: read(c.path) for role, c in method.given.items()}
-  init = jax.jit(method.init, out_shardings=placed)
-  if given:
-    return init(key, loaded, given)
-  return init(key) if loaded is None else init(key, loaded)
-
-
-def advance(method: Method, task: Task, state, batches, place, counter, config):
+def advance(method: Method, state: State, source, counter):
   """One outer step, timed in its parts.
 
   Args:
     method: what to run; a method without phases has a jitted `step`.
-    task: where its reward runs.
     state: donated.
-    batches: iterator of whole batches.
-    place: puts this process's rows on the mesh.
+    source: `overlap.Pipeline`, or `overlap.Given` for a method without phases.
     counter: names what compiles.
-    config: the run's config.
 
   Returns:
     (state, {metric: scalar}, (rollout, score, rows) for the sample log or
@@ -251,7 +220,7 @@ def advance(method: Method, task: Task, state, batches, place, counter, config):
   """
   start = time.perf_counter()
   if method.phases is None:
-    batch = judge_lib.arrays(place(next(batches)))
+    batch = source.next()
     with counter.phase("update"):
       state, found = method.step(state, batch, state.key)
       jax.block_until_ready(state.step)
@@ -259,9 +228,7 @@ def advance(method: Method, task: Task, state, batches, place, counter, config):
     tokens = int(np.prod(batch["tokens"].shape))
     return state, {**found, "train_tokens_per_second": tokens / took}, None
   with counter.phase("sample"):
-    rollout, score, extra = refill.collect(
-      method, task, state, batches, place, config
-    )
+    rollout, score, extra = source.next(state)
   middle = time.perf_counter()
   with counter.phase("update"):
     state, found = method.phases.update(state, rollout, score)

@@ -141,6 +141,7 @@ class Method(NamedTuple):
       update, for held-out rows; None where there is no such number.
     given: {role: config section with a `path`}, frozen models that `init`
       takes as its third argument, {role: variables}.
+    reads: frozen roles that the sampler reads.
   """
 
   init: Callable[..., State]
@@ -150,6 +151,7 @@ class Method(NamedTuple):
   source: str = "batches"
   held: Callable[..., Mapping[str, Any]] | None = None
   given: Mapping[str, Any] = {}
+  reads: tuple[str, ...] = ()
 
 
 class Shaping(NamedTuple):

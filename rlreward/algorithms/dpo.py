@@ -11,6 +11,8 @@ The reference is the policy at the start, live or as a column of the data
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rlreward.ops import preference
 from rlreward.steps import checks, fit, objective, roles
 from rlreward.types import Method, Task
@@ -31,7 +33,7 @@ def loss(
   beta: float,
   *,
   referenced: bool = True,
-  normalise: str = "sum",
+  normalise: Literal["sum", "mean"] = "sum",
   margin: float = 0.0,
   nll: float = 0.0,
 ) -> objective.Objective:
@@ -49,12 +51,13 @@ def loss(
     nll: weight of -log p(chosen).
   """
   c = config.preference
+  size: Literal["sum", "mean"] = c.normalise or normalise
   return objective.pairs(
     actor,
     slots,
     shape(config, kind, beta, margin),
     referenced=referenced,
-    normalise=c.normalise or normalise,
+    normalise=size,
     nll=nll if c.nll is None else c.nll,
     beta=beta if c.beta is None else c.beta,
   )

@@ -313,7 +313,16 @@ def make(
     return update(state, rollout, task.reward(rollout, batch))
 
   phases = rollouts.phases(config, task, sample, update)
-  return Method(init, step, evaluate.make(config, task, actor), phases)
+  reads = ["base"] if config.model.lora_rank else []
+  if any(a.role != "policy" for a in credit.asides):
+    reads.append("reference")
+  return Method(
+    init,
+    step,
+    evaluate.make(config, task, actor),
+    phases,
+    reads=tuple(reads),
+  )
 
 
 def accuracy(name: str) -> Callable[[Score], Array]:
