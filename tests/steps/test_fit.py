@@ -511,3 +511,75 @@ def test_steps():
   held = made.held(state, batch)
   np.testing.assert_allclose(gr.value(held), want, rtol=1e-5)
   assert float(held["loss"][1]) == known.sum()
+
+
+def evens(count, seed):
+  """Pairs whose chosen answer has the clearly larger share of even ids."""
+  batch = jax.tree.map(np.array, gr.pairs(8 * count, seed))
+  share = np.where(batch["loss"], batch["tokens"] % 2 == 0, 0).sum(1)
+  share = (share / batch["loss"].sum(1)).reshape(-1, 2)
+  some = np.flatnonzero(np.abs(share[:, 0] - share[:, 1]) > 0.45)[:count]
+  order = np.stack([share.argmax(1), share.argmin(1)], 1)[some]
+  index = (2 * some[:, None] + order).reshape(-1)
+  return {k: v[index] for k, v in batch.items()}
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_reward_model_learns_what_is_chosen(lora):
+  made = method(
+    "reward_model", model__outputs=1, model__lora_rank=lora,
+    optimizer__learning_rate=1e-2, optimizer__eps=1e-8,
+    optimizer__clip_norm=1.0,
+  )  # fmt: skip
+  start = gr.start(made)
+
+  @jax.jit
+  def train(batches):
+    body = lambda state, batch: made.step(state, batch, state.key)
+    return jax.lax.scan(body, start, batches)[0]
+
+  batches = jax.tree.map(
+    lambda *x: jnp.stack(x), *(evens(32, seed) for seed in range(1, 81))
+  )
+  turned = jax.tree.map(
+    lambda x: x.reshape(80, 32, 2, -1)[:, :, ::-1].reshape(x.shape), batches
+  )
+  unseen = evens(200, 0)
+  right, wrong = train(batches), train(turned)
+  bar = 0.8 if lora else 0.9  # a small adapter on a random base
+  assert gr.value(made.held(right, unseen), "accuracy") > bar
+  assert gr.value(made.held(wrong, unseen), "accuracy") < 1 - bar
+  if lora:  # the head trains itself, the rest of the base stays
+    assert set(right.params["policy"]) == {"lora", "params"}
+    assert set(right.params["policy"]["params"]) == {"score"}
+    assert "score" not in right.frozen["base"]["params"]
+    assert nano.gap(right.frozen, start.frozen) == 0
+    for part in ("lora", "params"):
+      moved = nano.gap(right.params["policy"][part],
+                       start.params["policy"][part])  # fmt: skip
+      assert moved > 1e-2
+
+
+def test_an_adapter_is_compared_with_its_start():
+  made = method("dpo", model__lora_rank=2, preference__beta=1.0)
+  state, batch = gr.start(made), gr.pairs()
+  assert set(state.params["policy"]) == {"lora"}
+  assert set(state.frozen) == {"base", "reference"}
+  assert set(state.frozen["reference"]) == {"lora"}
+  decoder = gr.model(model__lora_rank=2)
+  whole = lambda params: {**params["policy"], **state.frozen["base"]}
+  # Two steps: the second has an adapter that is not its reference.
+  first, found = step(made, state, batch)
+  np.testing.assert_allclose(found["loss"], np.log(2), atol=1e-6)
+  ref = gr.answer_logp(decoder, whole(state.params), batch)
+
+  def loss(params):
+    ratio = gr.answer_logp(decoder, whole(params), batch) - ref
+    return jnp.mean(jax.nn.softplus(-(ratio[0::2] - ratio[1::2])))
+
+  want, seen = gr.descend(loss, state.params, 2)
+  got, found = step(made, first, batch)
+  np.testing.assert_allclose(found["loss"], seen[1], atol=1e-5)
+  assert seen[1] < np.log(2) - 1e-4
+  assert nano.gap(got.params, want) < 1e-5
+  assert nano.gap(got.frozen, state.frozen) == 0
