@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FROM := setup.py pyproject.toml rlreward/__init__.py
 
-.PHONY: quickstart test lint claims bench clean
+.PHONY: quickstart test lint claims bench bench-offline clean
 
 quickstart: .venv/.base
 	$(BIN)/rlreward train --config=configs/quickstart.py:mini --workdir=runs/quickstart
@@ -21,6 +21,9 @@ claims: .venv/.test
 
 bench: .venv/.base
 	$(BIN)/python benchmarks/run.py
+
+bench-offline: .venv/.base
+	$(BIN)/python benchmarks/run_offline.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache

@@ -111,7 +111,7 @@ def update_given_reference(c: Any, size: workload.Size):
   """
   actor = roles.policy(c.model)
   opt = optimizer.make(c.optimizer, c.steps)
-  loss = grpo.regularised(policy.clipped(0.2, 0.2), c.loss)
+  loss = grpo.regularised(policy.clipped(0.2, 0.2), c)
 
   def objective(params, rollout, adv, reference):
     logp, _ = score_lib.completion_logprob(

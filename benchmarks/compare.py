@@ -8,6 +8,7 @@ ratios are at most the limit.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,13 +26,17 @@ PEERS = ("rlreward", "bound", "purejax", "tunix", "trl")
 
 
 class Target(NamedTuple):
-  """What is wanted of ours over a peer's, or of ours alone (peer "")."""
+  """What is wanted of ours over a peer's, or of ours alone (peer "").
+
+  `over` is the peer's key where it is another one than ours.
+  """
 
   size: str
   mode: str
   key: str
   peer: str
   most: float
+  over: str = ""
 
 
 TARGETS = (
@@ -46,6 +51,22 @@ TARGETS = (
   Target("S", "first", "first_step_s", "", 8.0),
   Target("S", "warm", "first_step_s", "", 4.0),
 )
+OFFLINE = (
+  Target("M", "dpo", "dpo", "tunix", 0.75),
+  Target("S", "reward_model", "reward_model", "trl", 0.62),
+  Target("M", "ppo", "ppo_step", "rlreward", 1.60, "grpo_step"),
+  Target("S", "ppo", "ppo_step", "rlreward", 1.60, "grpo_step"),
+)
+# What else is set beside something, without a limit.
+ASIDE = (
+  Target("S", "dpo", "dpo", "tunix", math.inf),
+  Target("S", "dpo", "dpo", "trl", math.inf),
+  Target("M", "dpo", "dpo", "trl", math.inf),
+  Target("M", "reward_model", "reward_model", "trl", math.inf),
+  Target("M", "ppo", "ppo_update", "rlreward", math.inf, "grpo_update"),
+  Target("S", "ppo", "ppo_update", "rlreward", math.inf, "grpo_update"),
+)
+SAME = 1e-3  # nats; losses of the first steps on the same weights and rows
 
 
 def median(
@@ -81,10 +102,10 @@ def judge(reports: Sequence[Report], target: Target) -> dict[str, Any]:
     The target's fields, `wall` and `core` (ratios, or our own value where the
     target names no peer), and `reached`: None where something is missing.
   """
-  size, mode, key, peer, most = target
+  size, mode, key, peer, most, over = target
   ours = median(reports, size, mode, "rlreward", key)
   if peer:
-    theirs = median(reports, size, mode, peer, key)
+    theirs = median(reports, size, mode, peer, over or key)
     wall, core = (
       a / b if a is not None and b else None
       for a, b in zip(ours, theirs, strict=True)
@@ -93,7 +114,26 @@ def judge(reports: Sequence[Report], target: Target) -> dict[str, Any]:
     wall, core = ours
   known = [x for x in (wall, core) if x is not None]
   reached = max(known) <= most if wall is not None else None
-  return {**target._asdict(), "wall": wall, "core": core, "reached": reached}
+  fields = target._asdict()
+  if math.isinf(most):
+    fields["most"], reached = None, None
+  return {**fields, "wall": wall, "core": core, "reached": reached}
+
+
+def agreement(reports: Sequence[Report]) -> list[dict[str, Any]]:
+  """Largest gap of each peer's first losses to ours, where both are known."""
+  out = []
+  losses = lambda r: r["results"].get("losses")
+  mine = {(r["size"], r["mode"]): losses(r) for r in reports
+          if r["peer"] == "rlreward"}  # fmt: skip
+  for r in reports:
+    ours, theirs = mine.get((r["size"], r["mode"])), losses(r)
+    if r["peer"] == "rlreward" or not ours or not theirs:
+      continue
+    gap = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    names = {k: r[k] for k in ("size", "mode", "peer")}
+    out.append({**names, "gap": gap, "same": gap <= SAME})
+  return out
 
 
 def _number(x: float | None) -> str:
@@ -104,24 +144,43 @@ def _row(*cells: str) -> str:
   return "| " + " | ".join(cells) + " |"
 
 
-def target_lines(reports: Sequence[Report]) -> list[str]:
+def target_lines(
+  reports: Sequence[Report], targets: Sequence[Target] = TARGETS
+) -> list[str]:
   """Markdown table of the targets."""
   names = ("size", "what", "against", "target", "wall", "core-s", "verdict")
   out = [_row(*names), "|---" * len(names) + "|"]
   words = {True: "reached", False: "not reached", None: "not measured"}
-  for target in TARGETS:
+  for target in targets:
     found = judge(reports, target)
+    mode = target.mode
+    free = found["most"] is None and found["wall"] is not None
     out.append(
       _row(
         target.size,
-        target.key + (f" ({target.mode})" if target.mode != "steady" else ""),
-        target.peer or "seconds",
-        f"{target.most:.2f}",
+        target.key + (f" ({mode})" if mode in ("first", "warm") else ""),
+        target.over or target.peer or "seconds",
+        "-" if math.isinf(target.most) else f"{target.most:.2f}",
         _number(found["wall"]),
         _number(found["core"]),
-        words[found["reached"]],
+        "-" if free else words[found["reached"]],
       )
     )
+  return out
+
+
+def offline_lines(reports: Sequence[Report]) -> list[str]:
+  """Markdown table of every timing of the offline benchmarks."""
+  out = [_row("size", "what", "who", "wall s", "core-s")]
+  out.append("|---" * 5 + "|")
+  done = set()
+  for r in reports:
+    for key, value in r["results"].items():
+      where = (r["size"], r["mode"], r["peer"], key)
+      if isinstance(value, dict) and where not in done:
+        done.add(where)
+        found = median(reports, *where)
+        out.append(_row(r["size"], key, r["peer"], *map(_number, found)))
   return out
 
 

@@ -36,7 +36,11 @@ from benchmarks import compare
 
 
 class Runner(NamedTuple):
-  """How one contender is run; `script` of a peer lies in a copied folder."""
+  """How one contender is run.
+
+  `ours` says that the script lies here and prints its report in the last line;
+  another one lies in a copied folder and writes its report beside itself.
+  """
 
   peer: str
   python: str
@@ -102,15 +106,17 @@ def run(
   mode: str,
   cache: pathlib.Path | None = None,
   limit: float = 600.0,
+  more: tuple[str, ...] = (),
 ) -> dict[str, Any]:
   """One process: its report, or one with `error`.
 
   Args:
     runner: whose script.
     size: S or M.
-    mode: first, warm or steady.
+    mode: first, warm or steady, or another mode that the script knows.
     cache: folder of compiled programs; None keeps none.
     limit: seconds after which the process is killed.
+    more: further arguments of the script.
   """
   result = (
     runner.script.parent / "results" / f"{runner.peer}_{size}_{mode}.json"
@@ -119,7 +125,7 @@ def run(
     result.unlink(missing_ok=True)
   before = resource.getrusage(resource.RUSAGE_CHILDREN)
   process = subprocess.Popen(
-    [runner.python, "-W", "ignore", str(runner.script), size, mode],
+    [runner.python, "-W", "ignore", str(runner.script), size, mode, *more],
     cwd=ROOT if runner.ours else runner.script.parent,
     env=environment(cache),
     stdout=subprocess.PIPE,
@@ -154,10 +160,21 @@ def run(
   return report
 
 
+def machine() -> dict[str, Any]:
+  """What the numbers hold for."""
+  lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+  models = [x.partition(":")[2].strip() for x in lines if "model name" in x]
+  return {
+    "cores": os.cpu_count(),
+    "cpu": models[0] if models else platform.machine(),
+    "system": platform.platform(),
+  }
+
+
 def write(path: pathlib.Path, reports: list[dict[str, Any]]) -> None:
   """Rewrites the JSON of all that is known so far."""
   data = {
-    "machine": {"cores": os.cpu_count(), "system": platform.platform()},
+    "machine": machine(),
     "targets": [compare.judge(reports, t) for t in compare.TARGETS],
     "reports": reports,
   }

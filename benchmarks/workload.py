@@ -15,10 +15,12 @@ import pathlib
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 QUIET = 0.15  # cores; a repetition is undisturbed if others used fewer
+PACKAGES = ("jax", "google-tunix", "trl", "torch", "transformers")
+Row = tuple[float, float, float]  # wall s, CPU s, cores that others used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Size:
   new: int
   prompts: int
   group: int
+  pairs: int
 
   @property
   def rows(self) -> int:
@@ -57,6 +60,11 @@ class Size:
     return self.rows * (self.prompt + self.new)
 
   @property
+  def pair_tokens(self) -> int:
+    """Prompt and answer tokens of both answers of all pairs."""
+    return 2 * self.pairs * (self.prompt + self.new)
+
+  @property
   def reps(self) -> int:
     """Repetitions of one measurement."""
     return 3 if self.name == "M" else 5
@@ -69,10 +77,21 @@ class Size:
 
 
 SIZES = {
-  "nano": Size("nano", 2, 32, 2, 64, 64, 8, 8, 2, 2),
-  "S": Size("S", 4, 256, 4, 768, 512, 32, 64, 8, 8),
-  "M": Size("M", 8, 512, 8, 1536, 4096, 128, 128, 4, 4),
+  "nano": Size("nano", 2, 32, 2, 64, 64, 8, 8, 2, 2, 2),
+  "S": Size("S", 4, 256, 4, 768, 512, 32, 64, 8, 8, 16),
+  "M": Size("M", 8, 512, 8, 1536, 4096, 128, 128, 4, 4, 8),
 }
+
+
+def versions() -> dict[str, str]:
+  """Those of the packages that could matter here."""
+  out = {}
+  for name in PACKAGES:
+    try:
+      out[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return out
 
 
 def process_age() -> float:
@@ -101,41 +120,73 @@ def busy_seconds() -> float:
   return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def limit() -> float:
+  """Seconds of one measurement: the environment's BENCH_MAX_S, or 10."""
+  return float(os.environ.get("BENCH_MAX_S", "10"))
+
+
+def enough(
+  rows: Sequence[Row], reps: int, spent: float, seconds: float
+) -> bool:
+  """Whether a measurement may end.
+
+  Args:
+    rows: repetitions so far.
+    reps: undisturbed repetitions wanted.
+    spent: seconds since it began.
+    seconds: after these `reps` of any kind do, after three times these two.
+  """
+  return (
+    sum(row[2] < QUIET for row in rows) >= reps
+    or (len(rows) >= reps and spent > seconds)
+    or (len(rows) >= 2 and spent > 3 * seconds)
+  )
+
+
+class Clock:
+  """Repetitions, each from a start or the last tick to the next tick."""
+
+  def __init__(self):
+    """No repetition yet."""
+    self.rows: list[Row] = []
+    self.mark: tuple[float, float, float] | None = None
+
+  def start(self) -> None:
+    """A repetition begins."""
+    self.mark = busy_seconds(), cpu_seconds(), time.perf_counter()
+
+  def tick(self) -> None:
+    """It ends, and the next one begins."""
+    assert self.mark
+    busy, cpu, wall = self.mark
+    wall = time.perf_counter() - wall
+    cpu = cpu_seconds() - cpu
+    other = max(0.0, (busy_seconds() - busy - cpu) / wall)
+    self.rows.append((wall, cpu, other))
+    self.start()
+
+
 def measure(
   fn: Callable[[], Any], reps: int = 5, seconds: float | None = None
 ) -> dict[str, float]:
   """Medians over repetitions of fn, which blocks until its result is ready.
 
-  Repetitions go on until `reps` of them were undisturbed, or `seconds` have
-  passed with at least `reps` taken, or three times that with at least two.
-
   Args:
     fn: what to time; called once before.
-    reps: repetitions wanted.
-    seconds: limit; by default the environment's BENCH_MAX_S, or 10.
+    reps: repetitions wanted, see `enough`.
+    seconds: limit; by default `limit()`.
   """
-  if seconds is None:
-    seconds = float(os.environ.get("BENCH_MAX_S", "10"))
+  seconds = limit() if seconds is None else seconds
   fn()
-  rows: list[tuple[float, float, float]] = []
-  begun = time.perf_counter()
-  while True:
-    busy, cpu, wall = busy_seconds(), cpu_seconds(), time.perf_counter()
+  clock, begun = Clock(), time.perf_counter()
+  while not enough(clock.rows, reps, time.perf_counter() - begun, seconds):
+    clock.start()
     fn()
-    wall = time.perf_counter() - wall
-    cpu = cpu_seconds() - cpu
-    rows.append((wall, cpu, max(0.0, busy_seconds() - busy - cpu) / wall))
-    quiet = sum(row[2] < QUIET for row in rows)
-    spent = time.perf_counter() - begun
-    if (
-      quiet >= reps
-      or (len(rows) >= reps and spent > seconds)
-      or (len(rows) >= 2 and spent > 3 * seconds)
-    ):
-      return summarise(rows)
+    clock.tick()
+  return summarise(clock.rows)
 
 
-def summarise(rows: list[tuple[float, float, float]]) -> dict[str, float]:
+def summarise(rows: Sequence[Row]) -> dict[str, float]:
   """Statistics of repetitions.
 
   Args:
@@ -177,7 +228,7 @@ class Report:
       "size": size.name,
       "mode": mode,
       "params": size.params,
-      "versions": {"jax": importlib.metadata.version("jax")},
+      "versions": versions(),
       "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
       "load1_start": os.getloadavg()[0],
       "notes": notes,
