@@ -15,9 +15,11 @@ import pytest
 
 from rlreward import registry
 from rlreward.ops import advantage, logprob
-from rlreward.steps import roles
+from rlreward.steps import online, roles
 
-ONLINE = ("grpo", "dr_grpo", "dapo", "gspo", "cispo")
+GROUPED = ("grpo", "dr_grpo", "dapo", "gspo", "cispo")
+OTHERS = ("ppo", "rloo", "reinforce", "reinforce_pp", "remax", "bond")
+ONLINE = (*GROUPED, *OTHERS)
 B, G, P, T = nano.B, nano.G, nano.P, nano.T
 SEEDS, STEPS = 3, 15
 ADAM = {"optimizer__learning_rate": 1e-2, "optimizer__eps": 1e-8}
@@ -70,7 +72,7 @@ def shuffled(credit):
 
 @pytest.mark.parametrize(
   ("algorithm", "spoil"),
-  [*((a, flipped) for a in ONLINE), ("grpo", shuffled)],
+  [*((a, flipped) for a in GROUPED), ("grpo", shuffled)],
 )
 def test_a_broken_advantage_does_not_learn(monkeypatch, algorithm, spoil):
   right = advantage.group_advantage
@@ -81,6 +83,23 @@ def test_a_broken_advantage_does_not_learn(monkeypatch, algorithm, spoil):
   metrics = train(module.make(nano.config(**ADAM), nano.task()))
   assert gain(metrics).max() < 0.15, gain(metrics)
   assert gain(metrics).mean() < 0
+
+
+@pytest.mark.parametrize("algorithm", OTHERS)
+def test_a_flipped_credit_does_not_learn(monkeypatch, algorithm):
+  right = online.make
+
+  def make(*args, credit, **words):
+    def assign(signals, state):
+      found, state = credit.assign(signals, state)
+      return found._replace(advantage=-found.advantage), state
+
+    return right(*args, credit=credit._replace(assign=assign), **words)
+
+  monkeypatch.setattr(online, "make", make)
+  module = registry.algorithm(algorithm)
+  metrics = train(module.make(nano.config(**ADAM), nano.task()))
+  assert gain(metrics).max() < 0, gain(metrics)
 
 
 # ------------------------------------------------------------ formulas
@@ -121,7 +140,7 @@ def rolled(method):
   return state, rollout, score._replace(value=jnp.asarray(value))
 
 
-@pytest.mark.parametrize("algorithm", ONLINE)
+@pytest.mark.parametrize("algorithm", GROUPED)
 def test_updates_and_epochs_follow_the_papers_formula(algorithm):
   # Two passes over a rollout cut in two: prompts 0 and 2, then 1 and 3. The
   # rates make the policy move, so that ratios are clipped on the way.
@@ -187,7 +206,7 @@ def passes(monkeypatch):
   return calls
 
 
-@pytest.mark.parametrize("algorithm", ONLINE)
+@pytest.mark.parametrize("algorithm", [a for a in ONLINE if a != "bond"])
 @pytest.mark.parametrize(
   ("changes", "reference", "entropy"),
   [
@@ -195,6 +214,7 @@ def passes(monkeypatch):
     ({"loss__entropy": 0.1}, False, True),
     ({"loss__kl_beta": 0.1}, True, False),
     ({"loss__kl_beta": 0.1, "loss__kl": "reverse"}, True, False),
+    ({"kl_reward__beta": 0.1}, True, False),
     ({"reference": "always"}, True, False),
     ({"model__lora_rank": 2}, False, False),
     ({"model__lora_rank": 2, "loss__kl_beta": 0.1}, True, False),
@@ -211,7 +231,15 @@ def test_what_nothing_needs_does_not_run(
   _, found = jax.eval_shape(method.step, state, nano.batch(), state.key)
   assert ("kl" in found) == reference and ("entropy" in found) == entropy
   trained = [e for e in passes if e == entropy]
-  assert len(passes) == 1 + reference and trained
+  # A critic's first values come with the policy's log-probs.
+  assert len(passes) == 1 + reference + (algorithm == "ppo") and trained
+
+
+def test_bond_needs_its_reference():
+  method = nano.method("bond")
+  state = jax.eval_shape(method.init, jax.random.key(0))
+  _, found = jax.eval_shape(method.step, state, nano.batch(), state.key)
+  assert set(state.frozen) == {"reference"} and "kl" in found
 
 
 @pytest.mark.parametrize("surrogate", ["forward", "reverse"])
@@ -272,7 +300,7 @@ def test_dynamic_sampling_leaves_out_groups_of_one_accuracy():
 
 
 def test_nothing_moves_where_no_group_varies():
-  for name in ONLINE:
+  for name in GROUPED:
     method = nano.method(name)
     state, rollout, score = rolled(method)
     start = jax.tree.map(jnp.copy, state.params)
