@@ -1,5 +1,7 @@
 """Rows of a nano task, and plain arithmetic on a model's whole logits."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import nano
@@ -77,7 +79,7 @@ def start(method, moved=0.0, seed=0):
   state = method.init(jax.random.key(seed))
   if moved:
     other = method.init(jax.random.key(seed + 1)).params
-    mix = lambda a, b: a + moved * (b - a)
+    mix = lambda a, b: jnp.asarray(a + np.float32(moved) * np.subtract(b, a))
     state = state._replace(params=jax.tree.map(mix, state.params, other))
   return state
 
@@ -103,17 +105,31 @@ def answer_logp(decoder, variables, given, mean=False):
   return total / mask.sum(1) if mean else total
 
 
-def descend(loss, params, steps=1, rate=100.0, eps=1e3):
-  """(params after plain Adam steps, the losses before each)."""
-  opt = optax.adam(rate, eps=eps)
-  memory, seen = opt.init(params), []
-  both = jax.jit(jax.value_and_grad(loss))
-  for _ in range(steps):
-    value, grad = both(params)
+@functools.partial(jax.jit, static_argnums=0)
+def _descend(loss, params, batches):
+  opt = optax.adam(100.0, eps=1e3)
+
+  def step(carry, batch):
+    params, memory = carry
+    value, grad = jax.value_and_grad(loss)(params, *batch)
     change, memory = opt.update(grad, memory)
-    params = optax.apply_updates(params, change)
-    seen.append(float(value))
-  return params, seen
+    return (optax.apply_updates(params, change), memory), value
+
+  carry, seen = jax.lax.scan(step, (params, opt.init(params)), batches)
+  return carry[0], seen
+
+
+def descend(loss, params, *batches):
+  """(params after a plain Adam step on each batch, the losses before each).
+
+  Args:
+    loss: (params, *batch) -> f32[]; the same function compiles once.
+    params: a tree.
+    *batches: tuples of arrays.
+  """
+  stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *batches)
+  params, seen = _descend(loss, params, stacked)
+  return params, np.asarray(seen)
 
 
 def value(held, name="loss"):

@@ -49,11 +49,11 @@ def test_dpo_updates_equal_plain_ones():
   state = moved(made)
   ref = jnp.asarray(logps(state.frozen["reference"], batch), jnp.float32)
 
-  def loss(params):
-    ratio = gr.answer_logp(MODEL, params["policy"], batch) - ref
+  def loss(params, rows):
+    ratio = gr.answer_logp(MODEL, params["policy"], rows) - ref
     return jnp.mean(jax.nn.softplus(-(ratio[0::2] - ratio[1::2])))
 
-  want, seen = gr.descend(loss, state.params, 3)
+  want, seen = gr.descend(loss, state.params, *3 * [(batch,)])
   got, losses = state, []
   for _ in range(3):
     got, found = step(made, got, batch)
@@ -243,13 +243,13 @@ def test_the_zero_of_kto_carries_no_gradient_and_is_of_the_whole_batch():
   state = moved(made, seed)
   ref = jnp.asarray(logps(state.frozen["reference"], batch), jnp.float32)
 
-  def loss(params):
+  def loss(params, batch):
     gap = gr.answer_logp(MODEL, params["policy"], batch) - ref - zero
     good = batch["label"]
     lost = jax.nn.sigmoid(jnp.where(good, -0.5, 0.5) * gap)
     return jnp.mean(jnp.where(good, 1.5, 0.5) * lost)
 
-  want, _ = gr.descend(loss, state.params)
+  want, _ = gr.descend(loss, state.params, (batch,))
   got, found = step(made, state, batch)
   assert nano.gap(got.params, want) < 1e-6
   again, _ = step(cut, moved(cut, seed), batch)
@@ -391,8 +391,8 @@ def test_a_reward_model_reads_the_last_token_of_an_answer():
   got, _ = step(cut, gr.start(cut), gr.pairs())
   assert nano.gap(got.params, want.params) < 1e-6
 
-  def plain(params):
-    decoder, given = gr.model(model__outputs=1), gr.pairs()
+  def plain(params, given):
+    decoder = gr.model(model__outputs=1)
     x = decoder.hidden(params["policy"], given["tokens"], given["attend"])
     at = gr.P + given["loss"][:, gr.P :].sum(1) - 1
     x = jnp.take_along_axis(x, at[:, None, None], 1)[:, 0]
@@ -400,7 +400,7 @@ def test_a_reward_model_reads_the_last_token_of_an_answer():
     c, r = r[0::2], r[1::2]
     return jnp.mean(jax.nn.softplus(r - c) + 0.01 * (c + r) ** 2)
 
-  by_hand, _ = gr.descend(plain, gr.start(made).params)
+  by_hand, _ = gr.descend(plain, gr.start(made).params, (gr.pairs(),))
   assert nano.gap(want.params, by_hand) < 1e-6
   assert nano.gap(want.params, gr.start(made).params) > 1e-3
 
@@ -571,13 +571,14 @@ def test_an_adapter_is_compared_with_its_start():
   # Two steps: the second has an adapter that is not its reference.
   first, found = step(made, state, batch)
   np.testing.assert_allclose(found["loss"], np.log(2), atol=1e-6)
-  ref = gr.answer_logp(decoder, whole(state.params), batch)
+  start = jax.lax.stop_gradient(state.params)
 
-  def loss(params):
-    ratio = gr.answer_logp(decoder, whole(params), batch) - ref
+  def loss(params, batch):
+    ratio = gr.answer_logp(decoder, whole(params), batch)
+    ratio -= gr.answer_logp(decoder, whole(start), batch)
     return jnp.mean(jax.nn.softplus(-(ratio[0::2] - ratio[1::2])))
 
-  want, seen = gr.descend(loss, state.params, 2)
+  want, seen = gr.descend(loss, state.params, (batch,), (batch,))
   got, found = step(made, first, batch)
   np.testing.assert_allclose(found["loss"], seen[1], atol=1e-5)
   assert seen[1] < np.log(2) - 1e-4
