@@ -20,6 +20,7 @@ VERBS = {
   "eval": "evaluate the last checkpoint of a run on held-out prompts",
   "sample": "complete prompts with a run or a checkpoint directory",
   "export": "write a run's policy as a Hugging Face directory",
+  "reference": "write a reference's log-probs beside pairs or labelled answers",
   "check-parity": "compare our logits with those of transformers (torch)",
   "doctor": "versions, devices, extras, cache; numbered fixes",
   "list": "algorithms, tasks, configs and model families",
@@ -151,6 +152,12 @@ def _parser() -> argparse.ArgumentParser:
            "  rlreward sample --model=exported --prompt='12+34='")  # fmt: skip
   p.add_argument("--run", required=True, help="a run directory")
   p.add_argument("--out", required=True, help="a directory that does not exist")
+  p = verb("reference", "  rlreward reference --config=configs/pairs.py"
+           " --out=pairs.jsonl\n  rlreward train --config=configs/pairs.py,"
+           "task.train=pairs.jsonl,reference=data")  # fmt: skip
+  p.add_argument("--config", required=True, help="file[:preset][,field=value]")
+  p.add_argument("--out", required=True, help="a JSONL that does not exist")
+  p.add_argument("--split", default="train", help="train or test")
   p = verb("check-parity", "  rlreward check-parity --model=path/to/hf\n"
            "  rlreward check-parity --model=exported")  # fmt: skip
   p.add_argument("--model", required=True, help="a directory with weights")
@@ -255,6 +262,20 @@ def _export(args: Any, overrides: list[str]) -> int:
   return 0
 
 
+def _reference(args: Any, overrides: list[str]) -> int:
+  from rlreward import annotate
+  from rlreward import config as config_lib
+
+  config = config_lib.load(args.config, overrides)
+  found = annotate.reference(config, args.out, args.split)
+  print(
+    f"wrote {found['written']} rows to {args.out}"
+    f" ({found['overlong']} over-long left out); train on it with"
+    f" task.train={args.out} reference=data"
+  )
+  return 0
+
+
 def _parity(args: Any, overrides: list[str]) -> int:
   from rlreward.models import parity
 
@@ -314,6 +335,7 @@ _RUN = {
   "eval": _eval,
   "sample": _sample,
   "export": _export,
+  "reference": _reference,
   "check-parity": _parity,
   "doctor": _doctor,
   "list": _list,

@@ -30,7 +30,7 @@ ORDER = (
   ("methods",),
   ("registry",),
   ("record",),
-  ("train", "plan", "report", "doctor", "runs"),
+  ("train", "plan", "report", "doctor", "runs", "annotate"),
   ("claims",),
   ("cli",),
   ("__main__",),

@@ -163,11 +163,11 @@ class Pipeline:
     if following:
       policy = {k: state.params["policy"][k] for k in policy}
     return State(
-      step=jnp.copy(state.step) + following,
+      step=self._put(state.step + following),
       params={},
       frozen=self._frozen,
       opt=(),
-      key=jnp.copy(state.key),
+      key=self._put(state.key),
       extra={"behaviour": self._put(policy)},
     )
 
@@ -176,9 +176,9 @@ class Pipeline:
     if self._own is None:
       return jax.tree.map(jnp.copy, tree)
     placed = sharding.state_shardings(
-      tree, self._axes, sharding.DECODE_RULES, self._own
+      {"tree": tree}, self._axes, sharding.DECODE_RULES, self._own
     )
-    return jax.device_put(tree, placed)
+    return jax.device_put(tree, placed["tree"])
 
   def _back(self, found):
     """A rollout and its score on the mesh of the updates."""

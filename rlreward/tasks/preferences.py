@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -258,28 +258,43 @@ def _check(c, item: pairs.Item, same: bool, size, limits) -> None:
       )
 
 
+def arrays(
+  c: Mapping[str, Any], tok: tokens.Tokens, items: Sequence[pairs.Item], p: int
+) -> dict[str, np.ndarray]:
+  """Items in the layout of a batch: tokens, attend, loss and their values.
+
+  Args:
+    c: all fields of `text.defaults`; its `answer_length` is T.
+    tok: tokenizer.
+    items: rows in tokens, none longer than the slots.
+    p: P, slots of the prompts.
+  """
+  (t,) = columns.lengths(c["answer_length"])
+  asked = [x.prompt for x in items for _ in x.answers]
+  said = [a for x in items for a in x.answers]
+  prompt, prompt_mask = tokens.left_pad(asked, p, tok.pad_id)
+  answer, mask = tokens.right_pad([a[0] for a in said], t, tok.pad_id)
+  loss = np.zeros((len(said), p + t), bool)
+  for n, (_, own_words) in enumerate(said):
+    loss[n, p : p + len(own_words)] = own_words
+  batch = {
+    "tokens": np.concatenate([prompt, answer], 1),
+    "attend": np.concatenate([prompt_mask, mask], 1),
+    "loss": loss,
+  }
+  for k in items[0].values:
+    flat = [v for x in items for v in x.values[k]]
+    batch[k] = np.asarray(flat, _DTYPES[k])
+  return batch
+
+
 def _loader(c, tok: tokens.Tokens, source, rows: _Rows, encode) -> data.Load:
   widths = columns.lengths(c["prompt_length"])
-  (t,) = columns.lengths(c["answer_length"])
 
   def load(own: np.ndarray, every: np.ndarray) -> dict[str, Any]:
     p = bucket(int(rows.prompts[every].max()), widths)
     items = [encode(source[int(i)]) for i in rows.keep[own]]
-    asked = [x.prompt for x in items for _ in x.answers]
-    said = [a for x in items for a in x.answers]
-    prompt, prompt_mask = tokens.left_pad(asked, p, tok.pad_id)
-    answer, mask = tokens.right_pad([a[0] for a in said], t, tok.pad_id)
-    loss = np.zeros((len(said), p + t), bool)
-    for n, (_, own_words) in enumerate(said):
-      loss[n, p : p + len(own_words)] = own_words
-    batch = {
-      "tokens": np.concatenate([prompt, answer], 1),
-      "attend": np.concatenate([prompt_mask, mask], 1),
-      "loss": loss,
-    }
-    for k in items[0].values:
-      flat = [v for x in items for v in x.values[k]]
-      batch[k] = np.asarray(flat, _DTYPES[k])
+    batch = arrays(c, tok, items, p)
     if "label" in batch:
       batch["row"] = rows.keep[own].astype(np.int32)
     return batch
