@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -30,7 +31,7 @@ import numpy as np
 
 from configs import algorithms as configs
 from rlreward import config as config_lib
-from rlreward import runs, train
+from rlreward import registry, runs, train
 from rlreward.analytic import best_of_n, tilt
 from rlreward.models import score as score_lib
 
@@ -219,6 +220,43 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
   return "\n".join(lines) + "\n"
 
 
+def page(rows: Sequence[dict[str, Any]]) -> str:
+  """The algorithm table of README: what, where, paper, what was measured."""
+  measured = {r["algorithm"]: r for r in rows}
+  lines = [
+    "| algorithm | what it is | paper | accuracy, from the same start | KL |",
+    "|---|---|---|---|---|",
+  ]
+  for name in configs.CHANGES:
+    module = registry.algorithm(name)
+    doc = module.__doc__ or ""
+    first = doc.splitlines()[0]
+    title = first.partition(":")[2].strip().rstrip(".") or first
+    found = re.search(r"arXiv\s+(\d{4}\.\d{4,5})", doc)
+    paper = "-"
+    if found:
+      paper = f"[{found[1]}](https://arxiv.org/abs/{found[1]})"
+    link = f"[{name}](rlreward/algorithms/{name}.py)"
+    r, result = measured.get(name), "- | -"
+    if r and "last" in r:
+      gap = f"{r['first']:.2f} -> {r['last']:.2f} (sd {r['last_sd']:.2f})"
+      result = f"{gap} | {r['kl']:.2f}"
+    elif r:
+      result = f"{r['accuracy']:.2f} of held-out pairs | -"
+    lines.append(f"| {link} | {title} | {paper} | {result} |")
+  return "\n".join(lines) + "\n"
+
+
+def insert(readme: pathlib.Path, text: str) -> None:
+  """Puts the table between its two marks."""
+  before, _, rest = readme.read_text().partition(MARK)
+  _, _, after = rest.partition(MARK)
+  readme.write_text(f"{before}{MARK}\n{text}{MARK}{after}")
+
+
+MARK = "<!-- algorithms -->"
+
+
 def draw(result: dict[str, Any], path: pathlib.Path) -> None:
   """Reward against KL, a point for each run, with the frontier.
 
@@ -273,6 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--only", default="", help="names, with commas")
   parser.add_argument("--workdir", default="runs/algorithms")
   parser.add_argument("--out", default="results")
+  parser.add_argument("--readme", default="", help="its table is replaced")
   parser.add_argument("--one", default="", help=argparse.SUPPRESS)
   args = parser.parse_args(argv)
   workdir = pathlib.Path(args.workdir).resolve()
@@ -308,6 +347,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   text = json.dumps(result, indent=1, sort_keys=True)
   (out / "algorithms.json").write_text(text + "\n")
   (out / "algorithms.md").write_text(table(result["summary"]))
+  if args.readme:
+    insert(pathlib.Path(args.readme), page(result["summary"]))
   draw(result, out / "algorithms.png")
   print(table(result["summary"]))
   return 0

@@ -10,6 +10,7 @@ import importlib
 import io
 import pathlib
 import re
+import runpy
 import tempfile
 import tokenize
 
@@ -334,13 +335,11 @@ of_configs = pytest.mark.parametrize("name", CONFIGS)
 
 def presets(name):
   """PRESETS of a config, or the words that its get_config compares with."""
-  tree = ast.parse((paths.REPO / "configs" / f"{name}.py").read_text())
-  words = {"mini"}
-  for node in ast.walk(tree):
-    if isinstance(node, ast.Compare) and "arg" in ast.dump(node.left):
+  path = paths.REPO / "configs" / f"{name}.py"
+  words = {"mini", *runpy.run_path(str(path)).get("PRESETS", ())}
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Compare) and ast.dump(node.left).count("'arg'"):
       words |= {ast.literal_eval(side) for side in node.comparators}
-    if isinstance(node, ast.Assign) and "'PRESETS'" in ast.dump(node):
-      words |= set(ast.literal_eval(node.value))
   return sorted(words)
 
 
