@@ -136,10 +136,11 @@ def frontier(p: np.ndarray) -> dict[str, list[float]]:
     p = np.clip(p, 1e-12, 1 - 1e-12)
     logp = jnp.log(jnp.stack([1 - p, p], 1))
     reward = jnp.array([0.0, 1.0])
+    wide = jnp.broadcast_to(reward, logp.shape)
     alphas = jnp.linspace(0, 12, 61)
     at = lambda a: (
-      jnp.mean(tilt.kl(logp, reward, a)),
-      jnp.mean(tilt.mean_reward(logp, reward, a)),
+      jnp.mean(tilt.kl(logp, wide, a)),
+      jnp.mean(tilt.mean_reward(logp, wide, a)),
     )
     kl, mean = jax.vmap(at)(alphas)
     pmf = jnp.stack([1 - p, p], 1)

@@ -112,5 +112,5 @@ def objective_of(
     weight=lambda rows: jnp.sum(mask_of(rows), dtype=jnp.float32),
     terms=terms,
     given={"teacher": config.teacher},
-    start=lambda key: {"teacher": master.init(key)},
+    start=lambda key: {"teacher": master.init(jax.random.fold_in(key, 4))},
   )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlreward import errors
 from rlreward.models import transformer
@@ -36,9 +37,9 @@ def make(config, task: Task) -> Callable[[State, Rollout, Score], Score]:
       "use a task with spec['judge'], such as arithmetic with judge_share=0.3",
     )
   actor = roles.policy(config.model)
-  suffix = jnp.asarray(spec["suffix"], jnp.int32)
-  ratings = jnp.asarray(spec["ratings"], jnp.int32)
-  values = jnp.asarray(spec["values"], jnp.float32)
+  suffix = np.asarray(spec["suffix"], np.int32)
+  ratings = np.asarray(spec["ratings"], np.int32)
+  values = np.asarray(spec["values"], np.float32)
 
   def rate(variables, rows: Rollout):
     n = rows.tokens.shape[0]
