@@ -259,3 +259,75 @@ def test_bad_specs_are_refused_by_name(change):
   with pytest.raises(errors.UserError, match=next(iter(change))) as error:
     decode.Spec(**{"max_new_tokens": T, **change})
   assert len(str(error.value).splitlines()) == 3
+
+
+# ------------------------------------------------------------ mixtures
+def other():
+  """Variables of the same decoder that say something else."""
+  model, *_ = setup()
+  return jax.jit(model.init)(jax.random.key(5))
+
+
+def mixture(share, **changes):
+  model, variables, prompt, mask = setup()
+  spec = decode.Spec(
+    **{"max_new_tokens": T, "samples_per_prompt": G, **changes}
+  )
+  run = lambda a, b: decode.generate(
+    model, a, prompt, mask, jax.random.key(1), spec, mixture=(b, share)
+  )
+  return jax.jit(run)(variables, other())
+
+
+def between(share, rollout, temperature=1.0):
+  """log of p^(1 - s) q^s / Z of each row's tokens, from full passes."""
+  model, variables, *_ = setup()
+  logits = jax.jit(model.logits)
+  own, rest = (
+    np.asarray(logits(tree, rollout.tokens, rollout.attend), np.float64)
+    for tree in (variables, other())
+  )
+  norm = lambda z: z - np.log(np.exp(z).sum(-1, keepdims=True))
+  law = norm(((1 - share) * norm(own) + share * norm(rest)) / temperature)
+  law = law[:, P - 1 : -1]
+  tokens = np.asarray(rollout.tokens)[:, P:, None]
+  return law, np.take_along_axis(law, tokens, 2)[..., 0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_logp_of_a_mixture_is_its_own(temperature):
+  rollout = mixture(0.3, stop_ids=(3, 7), temperature=temperature)
+  _, want = between(0.3, rollout, temperature)
+  action = np.asarray(rollout.action[:, P:])
+  gap = np.where(action, np.asarray(rollout.logp)[:, P:] - want, 0)
+  assert np.abs(gap).max() < 1e-5  # f32
+  for share in (0.0, 0.7):
+    _, wrong = between(share, rollout, temperature)
+    assert np.abs(np.where(action, wrong - want, 0)).max() > 0.1
+
+
+def test_draws_of_a_mixture_follow_it():
+  # 1000 rows of each prompt; two tokens, so that the second reads the first.
+  rollout = mixture(0.4, samples_per_prompt=1000, max_new_tokens=2)
+  law, _ = between(0.4, rollout)
+  tokens = np.asarray(rollout.tokens).reshape(B, 1000, -1)
+  law = law.reshape(B, 1000, 2, -1)
+  for b in range(B):
+    # The second token's law is the mean over the first ones drawn.
+    for t in range(2):
+      seen = np.bincount(tokens[b, :, P + t], minlength=23)
+      p = np.exp(law[b, :, t]).mean(0)
+      few = p * 1000 < 5  # together, as a chi-square wants
+      join = lambda x, few=few: np.append(x[~few], x[few].sum())
+      found = stats.chisquare(join(seen), join(p / p.sum()) * 1000).pvalue
+      assert found > 1e-4
+
+
+def test_a_mixture_of_nothing_or_all_is_one_of_the_two():
+  model, variables, prompt, mask = setup()
+  run = decode.sampler(model, decode.Spec(T, G))
+  for share, tree in ((0.0, variables), (1.0, other())):
+    alone = run(tree, prompt, mask, jax.random.key(1))
+    both = mixture(share)
+    np.testing.assert_array_equal(both.tokens, alone.tokens)
+    np.testing.assert_allclose(both.logp, alone.logp, atol=1e-5)

@@ -488,7 +488,7 @@ def test_the_policy_judges_by_its_chance_of_ratings():
   pair = value.reshape(B, 2)
   index = np.stack([pair.argmax(1), pair.argmin(1)], 1)
   rows = kept(rollout, (index + 2 * np.arange(B)[:, None]).reshape(-1))
-  want, loss = preferred(state, rows, answers(state.params["policy"], rows))
+  want, _ = preferred(state, rows, answers(state.params["policy"], rows))
   assert nano.gap(again.params, want) < 1e-6
   np.testing.assert_allclose(told["loss"], np.log(2), atol=1e-6)
   # The task's reward is only watched.
