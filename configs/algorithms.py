@@ -10,6 +10,8 @@ Run:  rlreward train --config=configs/algorithms.py:ppo
 About 2 minutes on 2 CPU cores, most of them the common start.
 """
 
+from typing import Any
+
 from configs import common
 
 # What differs from `base` below; the rest is the paper's own default.
@@ -60,7 +62,7 @@ PRESETS = ("mini", *CHANGES)
 
 def base():
   """The model, the task and the budget that all of them share."""
-  c = common.base()
+  c: Any = common.base()
   c.steps = 80
   c.prompts_per_step = 32
   c.samples_per_prompt = 8
@@ -118,7 +120,7 @@ def get_config(arg="mini"):
     c.steps = 100
     c.optimizer.learning_rate = 3e-4
   for field, value in CHANGES[name].items():
-    node = c
+    node: Any = c
     *path, last = field.split(".")
     for part in path:
       node = node[part]

@@ -9,7 +9,12 @@ wall time and peak memory, each run in a process of its own.
 
   python -m experiments.algorithms --seeds=0,1,2 --workdir=runs/algorithms
 
-About 25 seconds for each algorithm and seed on 2 CPU cores.
+`--world=dreams` trains those that need a reward alone on the trained tiny Llama
+of `configs/dreams.py` instead (its checkpoint must be converted first); there
+is no exact frontier there, so it writes the table alone.
+
+About 25 seconds for each algorithm and seed on 2 CPU cores, a minute for
+dreams.
 """
 
 from __future__ import annotations
@@ -17,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import re
 import resource
 import subprocess
 import sys
@@ -30,10 +34,49 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import algorithms as configs
+from experiments import pages
 from rlreward import config as config_lib
-from rlreward import registry, runs, train
+from rlreward import runs, train
 from rlreward.analytic import best_of_n, tilt
 from rlreward.models import score as score_lib
+
+# Fields of an algorithm on the tiny Llama; the others of configs/dreams.py.
+DREAMS: dict[str, dict[str, Any]] = {
+  **{n: {} for n in ("grpo", "dr_grpo", "dapo", "gspo", "cispo")},
+  "ppo": {"epochs": 2, "loss.kl_stop": 0.1, "critic.coefficient": 1.0},
+  **{n: {} for n in ("reinforce", "rloo", "reinforce_pp")},
+  "remax": {"samples_per_prompt": 7},
+  "bond": {"best_of_n.n": 8, "loss.kl_beta": 0.0},
+  "nash_md": {"samples_per_prompt": 7},
+  "raft": {"loss.kl_beta": 0.0, "prompts_per_step": 64, "steps": 12,
+           "updates_per_step": 2, "epochs": 2},
+  "rest_em": {"loss.kl_beta": 0.0, "prompts_per_step": 64, "steps": 4,
+              "updates_per_step": 4, "epochs": 4, "rounds.at": 0.6},
+  "online_dpo": {"loss.kl_beta": 0.0},
+  "xpo": {"loss.kl_beta": 0.0, "samples_per_prompt": 1,
+          "prompts_per_step": 64},
+}  # fmt: skip
+
+
+def dream(name: str, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
+  """Trains one algorithm on the tiny Llama; what `one` returns.
+
+  Args:
+    name: of DREAMS.
+    seed: of the run.
+    workdir: everything goes below it.
+  """
+  c = config_lib.load("configs/dreams.py")
+  changes = {
+    "algorithm": name,
+    "seed": seed,
+    "steps": 40,
+    "reference": "always",
+    "eval.every": 0,
+    "log.tensorboard": False,
+    **DREAMS[name],
+  }
+  return measured(config_lib.replace(c, changes), seed, workdir / name)
 
 
 def base(seed: int, folder: pathlib.Path) -> pathlib.Path:
@@ -79,12 +122,29 @@ def one(name: str, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
   c = config_lib.load(f"configs/algorithms.py:{name}")
   plain = config_lib.freeze({**c.to_dict(), "start": {}})
   c = config_lib.replace(plain, changes)
+  out = measured(c, seed, workdir / name)
+  if name == "best_of_n":
+    text = (workdir / name / f"seed_{seed}" / "metrics.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    curve = [r["chosen/reward"] for r in rows if "chosen/reward" in r]
+    out["chosen"] = float(np.mean(curve))
+    out["n"] = int(c.samples_per_prompt)
+  return out
+
+
+def measured(c, seed: int, folder: pathlib.Path) -> dict[str, Any]:
+  """Trains a config; first and last evaluations, seconds, peak memory.
+
+  Args:
+    c: the config.
+    seed: for the record.
+    folder: the run goes to `folder/seed_<n>`.
+  """
   begun = time.perf_counter()
-  folder = workdir / name / f"seed_{seed}"
-  found = train.run(c, folder)
+  found = train.run(c, folder / f"seed_{seed}")
   seconds = time.perf_counter() - begun
   steps = sorted(found.evals)
-  out = {
+  return {
     "seed": seed,
     "first": found.evals[steps[0]],
     "last": found.evals[steps[-1]],
@@ -93,12 +153,6 @@ def one(name: str, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
       resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2
     ),
   }
-  if name == "best_of_n":
-    rows = [json.loads(x) for x in (folder / "metrics.jsonl").open()]
-    curve = [r for r in rows if "chosen/reward" in r]
-    out["chosen"] = float(np.mean([r["chosen/reward"] for r in curve]))
-    out["n"] = int(c.samples_per_prompt)
-  return out
 
 
 def _teacher(seed: int, workdir: pathlib.Path) -> pathlib.Path:
@@ -157,152 +211,6 @@ def frontier(p: np.ndarray) -> dict[str, list[float]]:
     }
 
 
-def attainable(curve: dict[str, list[float]], kl: float) -> float:
-  """The best mean reward at a KL, by the frontier."""
-  return float(np.interp(kl, curve["kl"], curve["reward"]))
-
-
-def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
-  """One row for each algorithm: means over seeds and their spread.
-
-  Args:
-    result: {"runs": {name: [rows of `one`]}, "frontier": [of each seed]}.
-  """
-  out = []
-  for name, rows in result["runs"].items():
-    seeds = [result["seeds"].index(r["seed"]) for r in rows]
-    curves = [result["frontier"][i] for i in seeds]
-    row: dict[str, Any] = {"algorithm": name}
-    for field in ("seconds", "peak_gib"):
-      row[field] = float(np.mean([r[field] for r in rows]))
-    if name == "reward_model":
-      row["accuracy"] = float(
-        np.mean([r["last"]["held/accuracy"] for r in rows])
-      )
-      out.append(row)
-      continue
-    first = [r["first"]["correct"] for r in rows]
-    last = [r["last"]["correct"] for r in rows]
-    kl = [r["last"].get("kl", 0.0) for r in rows]
-    if name == "best_of_n":
-      last = [r["chosen"] for r in rows]
-      at = [c["bon_n"].index(r["n"]) for c, r in zip(curves, rows, strict=True)]
-      kl = [c["bon_kl"][i] for c, i in zip(curves, at, strict=True)]
-    best = [attainable(c, k) for c, k in zip(curves, kl, strict=True)]
-    row |= {
-      "first": float(np.mean(first)),
-      "last": float(np.mean(last)),
-      "last_sd": float(np.std(last, ddof=min(1, len(last) - 1))),
-      "kl": float(np.mean(kl)),
-      "attainable": float(np.mean(best)),
-      "least_gain": float(np.min(np.subtract(last, first))),
-    }
-    out.append(row)
-  return out
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-  """The rows of `summary` as a Markdown table."""
-  lines = [
-    "| algorithm | accuracy | sd | KL, nats | best at it | seconds | GiB |",
-    "|---|---|---|---|---|---|---|",
-  ]
-  for r in rows:
-    if "last" in r:
-      mid = (
-        f"{r['first']:.3f} -> {r['last']:.3f} | {r['last_sd']:.3f} |"
-        f" {r['kl']:.2f} | {r['attainable']:.3f}"
-      )
-    else:
-      mid = f"{r['accuracy']:.3f} (of pairs) | | |"
-    lines.append(
-      f"| {r['algorithm']} | {mid} | {r['seconds']:.0f} | {r['peak_gib']:.1f} |"
-    )
-  return "\n".join(lines) + "\n"
-
-
-def page(rows: Sequence[dict[str, Any]]) -> str:
-  """The algorithm table of README: what, where, paper, what was measured."""
-  measured = {r["algorithm"]: r for r in rows}
-  lines = [
-    "| algorithm | what it is | paper | accuracy, from the same start | KL |",
-    "|---|---|---|---|---|",
-  ]
-  for name in configs.CHANGES:
-    module = registry.algorithm(name)
-    doc = module.__doc__ or ""
-    first = doc.splitlines()[0]
-    title = first.partition(":")[2].strip().rstrip(".") or first
-    found = re.search(r"arXiv\s+(\d{4}\.\d{4,5})", doc)
-    paper = "-"
-    if found:
-      paper = f"[{found[1]}](https://arxiv.org/abs/{found[1]})"
-    link = f"[{name}](rlreward/algorithms/{name}.py)"
-    r, result = measured.get(name), "- | -"
-    if r and "last" in r:
-      gap = f"{r['first']:.2f} -> {r['last']:.2f} (sd {r['last_sd']:.2f})"
-      result = f"{gap} | {r['kl']:.2f}"
-    elif r:
-      result = f"{r['accuracy']:.2f} of held-out pairs | -"
-    lines.append(f"| {link} | {title} | {paper} | {result} |")
-  return "\n".join(lines) + "\n"
-
-
-def insert(readme: pathlib.Path, text: str) -> None:
-  """Puts the table between its two marks."""
-  before, _, rest = readme.read_text().partition(MARK)
-  _, _, after = rest.partition(MARK)
-  readme.write_text(f"{before}{MARK}\n{text}{MARK}{after}")
-
-
-MARK = "<!-- algorithms -->"
-
-
-def draw(result: dict[str, Any], path: pathlib.Path) -> None:
-  """Reward against KL, a point for each run, with the frontier.
-
-  Args:
-    result: as for `summary`.
-    path: of the picture.
-  """
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
-  figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
-  for i, curve in enumerate(result["frontier"]):
-    said = i == 0
-    axes.plot(curve["kl"], curve["reward"], color="black", lw=1, alpha=0.6,
-              label="optimum (exact)" if said else None)  # fmt: skip
-    axes.plot(curve["bon_kl"], curve["bon_reward"], "--|", color="grey", lw=1,
-              label="best of n (exact)" if said else None)  # fmt: skip
-  shown = [
-    r for r in summary(result) if "last" in r and r["algorithm"] != "sft"
-  ]
-  colours = pyplot.get_cmap("tab20")
-  marks = "osDv^<>pP*X"
-  for i, row in enumerate(shown):
-    rows = result["runs"][row["algorithm"]]
-    style: dict[str, Any] = {"color": colours(i % 20), "marker": marks[i % 11]}
-    if row["algorithm"] != "best_of_n":
-      axes.scatter(
-        [r["last"]["kl"] for r in rows],
-        [r["last"]["correct"] for r in rows],
-        s=14, alpha=0.5, **style,
-      )  # fmt: skip
-    axes.scatter(row["kl"], row["last"], s=60, edgecolor="black", lw=0.5,
-                 label=row["algorithm"], **style)  # fmt: skip
-  axes.set_xlabel("KL to the start, nats per answer")
-  axes.set_ylabel("held-out accuracy")
-  axes.set_xlim(left=-0.05, right=max(3.0, 1.1 * max(r["kl"] for r in shown)))
-  axes.set_ylim(0, 1.02)
-  axes.grid(alpha=0.3)
-  axes.legend(ncols=2, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-  figure.savefig(path, dpi=150)
-  pyplot.close(figure)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs what is missing below the workdir, then writes table and figure."""
   parser = argparse.ArgumentParser(
@@ -313,28 +221,37 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--workdir", default="runs/algorithms")
   parser.add_argument("--out", default="results")
   parser.add_argument("--readme", default="", help="its table is replaced")
+  parser.add_argument(
+    "--world", default="arithmetic", choices=("arithmetic", "dreams")
+  )
   parser.add_argument("--one", default="", help=argparse.SUPPRESS)
   args = parser.parse_args(argv)
   workdir = pathlib.Path(args.workdir).resolve()
   seeds = [int(s) for s in args.seeds.split(",")]
+  dreams = args.world == "dreams"
   if args.one:
-    found = one(args.one, seeds[0], workdir)
+    run = dream if dreams else one
+    found = run(args.one, seeds[0], workdir)
     (workdir / f"{args.one}_{seeds[0]}.json").write_text(json.dumps(found))
     return 0
-  names = args.only.split(",") if args.only else list(configs.CHANGES)
+  every_name = DREAMS if dreams else configs.CHANGES
+  names = args.only.split(",") if args.only else list(every_name)
   workdir.mkdir(parents=True, exist_ok=True)
-  for seed in seeds:
+  for seed in seeds if not dreams else ():
     base(seed, workdir / "start" / f"seed_{seed}")
   every: dict[str, list[Any]] = {}
   for name in names:
     for seed in seeds:
       path = workdir / f"{name}_{seed}.json"
       if not path.exists():
-        words = ["--one", name, "--seeds", str(seed), "--workdir", str(workdir)]
+        words = ["--one", name, "--seeds", str(seed), "--workdir", str(workdir),
+                 "--world", args.world]  # fmt: skip
         command = [sys.executable, "-m", "experiments.algorithms", *words]
         subprocess.run(command, check=True)
       every.setdefault(name, []).append(json.loads(path.read_text()))
-  curves = [frontier(chances(seed, workdir)) for seed in seeds]
+  curves = []
+  if not dreams:
+    curves = [frontier(chances(seed, workdir)) for seed in seeds]
   result = {
     "seeds": seeds,
     "frontier": curves,
@@ -342,16 +259,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     "device": jax.devices()[0].device_kind,
     "jax": jax.__version__,
   }
-  result["summary"] = summary(result)
+  result["summary"] = pages.summary(result)
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
   text = json.dumps(result, indent=1, sort_keys=True)
-  (out / "algorithms.json").write_text(text + "\n")
-  (out / "algorithms.md").write_text(table(result["summary"]))
+  stem = "algorithms_dreams" if dreams else "algorithms"
+  (out / f"{stem}.json").write_text(text + "\n")
+  (out / f"{stem}.md").write_text(pages.table(result["summary"]))
   if args.readme:
-    insert(pathlib.Path(args.readme), page(result["summary"]))
-  draw(result, out / "algorithms.png")
-  print(table(result["summary"]))
+    pages.insert(pathlib.Path(args.readme), pages.page(result["summary"]))
+  if not dreams:
+    pages.draw(result, out / f"{stem}.png")
+  print(pages.table(result["summary"]))
   return 0
 
 
