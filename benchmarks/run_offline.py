@@ -8,6 +8,7 @@ one with trl. All start from the same weights and rows, and must print the same
 first losses. At M only Tunix runs beside ours, which the targets need; --full
 runs TRL there as well. All reports go to results/bench/offline.json, rewritten
 after every process; BENCH_MAX_S bounds the seconds of one measurement (5).
+Compilation is not measured: JAX_COMPILATION_CACHE_DIR, if set, saves its time.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ def main() -> None:
   reports: list[dict[str, Any]] = []
   with tempfile.TemporaryDirectory() as scratch:
     folder = pathlib.Path(scratch)
+    kept = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    cache = pathlib.Path(kept) if kept else None
     if found:
       from benchmarks import bench_offline, workload
 
@@ -112,7 +115,7 @@ def main() -> None:
     ):
       begun = time.monotonic()
       more = (str(folder / size),)
-      report = run.run(runner, size, part, more=more)
+      report = run.run(runner, size, part, cache, more=more)
       reports.append({**report, "round": index})
       spent = time.monotonic() - begun
       name = f"round {index + 1}: {runner.peer} {size} {part}"
