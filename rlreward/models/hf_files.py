@@ -99,7 +99,14 @@ def index(folder: pathlib.Path) -> dict[str, str]:
   path = folder / INDEX
   if (folder / SINGLE).is_file() or not path.is_file():
     return {}
-  return json.loads(path.read_text())["weight_map"]
+  found = _object(path).get("weight_map")
+  if not isinstance(found, dict):
+    raise UserError(
+      f"{path} has no weight_map",
+      "it says which file holds which tensor",
+      "copy the file from the checkpoint again",
+    )
+  return found
 
 
 def read_json(folder: pathlib.Path) -> dict[str, Any]:
@@ -111,7 +118,7 @@ def read_json(folder: pathlib.Path) -> dict[str, Any]:
       "the shape of the model is written there",
       "give a directory in the Hugging Face layout",
     )
-  hf = json.loads(path.read_text())
+  hf = _object(path)
   kind, known = hf.get("model_type"), families.FAMILIES
   if kind not in known:
     raise UserError(
@@ -121,6 +128,22 @@ def read_json(folder: pathlib.Path) -> dict[str, Any]:
       "use a text-only checkpoint of one of them",
     )
   return hf
+
+
+def _object(path: pathlib.Path) -> dict[str, Any]:
+  """The JSON object in a file."""
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except (ValueError, OSError) as error:
+    found = f"no JSON ({error})"
+  if not isinstance(found, dict):
+    shown = found if isinstance(found, str) else f"a {type(found).__name__}"
+    raise UserError(
+      f"{path} holds {shown}",
+      "it should be a JSON object",
+      "copy the file from the checkpoint again",
+    )
+  return found
 
 
 def resolve(path: Path) -> pathlib.Path:

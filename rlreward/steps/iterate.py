@@ -169,6 +169,7 @@ def make(
 
   def update(state: State, rollout: Rollout, score: Score):
     own = score if judge is None else judge(state, rollout, score)
+    own = rollouts.truncated(config, rollout, own)
     # What is watched is of the policy's samples: asides are of others.
     mine, mine_score, aside = rollouts.split(rollout, score, b, own_g)
     said, each = {}, None

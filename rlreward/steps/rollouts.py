@@ -12,7 +12,7 @@ import numpy as np
 
 from rlreward import sharding
 from rlreward.ops import advantage as advantage_lib
-from rlreward.ops import importance, masked
+from rlreward.ops import importance, masked, policy
 from rlreward.ops import kl as kl_lib
 from rlreward.sampling import decode
 from rlreward.steps import checks, credit, roles
@@ -213,6 +213,22 @@ def check_off_policy(config) -> bool:
       "weights are kept within [low, high]"),),
   )  # fmt: skip
   return True
+
+
+def truncated(config, rollout: Rollout, score: Score) -> Score:
+  """The score after `config.truncation` of rows cut at the limit.
+
+  mask: they have no judgement; penalise: DAPO's slope is added to the reward.
+  """
+  if config.truncation == "mask":
+    valid = score.valid & (rollout.finish != LENGTH)
+    return score._replace(valid=valid)
+  if config.truncation == "penalise":
+    length = jnp.sum(rollout.action, 1)
+    t = config.sampling.max_new_tokens
+    slope = policy.overlong_penalty(length, t, config.overlong_buffer)
+    return score._replace(value=score.value + slope)
+  return score
 
 
 def phases(config, task: Task, sample, update) -> Phases:

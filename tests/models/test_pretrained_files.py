@@ -196,3 +196,18 @@ def test_tokenizers_are_local(tmp_path):
     with pytest.raises(errors.UserError, match="token") as error:
       pretrained.load_tokenizer(path)
     assert len(str(error.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '"llama"', ""])
+def test_a_config_that_is_no_object_is_refused(tmp_path, text):
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(
+    errors.UserError, match=r"config\.json holds (no JSON|a \w+)"
+  ):
+    hf_files.read_json(tmp_path)
+
+
+def test_an_index_without_a_map_is_refused(tmp_path):
+  (tmp_path / hf_files.INDEX).write_text("{}")
+  with pytest.raises(errors.UserError, match="no weight_map"):
+    hf_files.index(tmp_path)

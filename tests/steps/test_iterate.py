@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from rlreward.analytic import best_of_n
-from rlreward.steps import choose, iterate
-from rlreward.types import STOP, Rollout, Score
+from rlreward.steps import choose, iterate, rollouts
+from rlreward.types import LENGTH, STOP, Rollout, Score
 
 B, G, P, T = nano.B, nano.G, nano.P, nano.T
 N = B * G
@@ -495,3 +495,20 @@ def test_the_policy_judges_by_its_chance_of_ratings():
   np.testing.assert_allclose(
     told["reward"], np.asarray(score.value).mean(), rtol=1e-5
   )
+
+
+def test_truncation_masks_or_penalises_what_is_selected():
+  method = nano.method("raft", truncation="mask")
+  state = nano.start(method)
+  rollout = method.phases.sample(state, nano.batch(), state.key)
+  score = method.phases.score(rollout, nano.batch())
+  cut = np.asarray(rollout.finish == LENGTH)
+  assert cut.any() and not cut.all()
+  masked = rollouts.truncated(nano.config(truncation="mask"), rollout, score)
+  np.testing.assert_array_equal(masked.valid, ~cut)
+  c = nano.config(truncation="penalise", overlong_buffer=2)
+  slope = np.asarray(rollouts.truncated(c, rollout, score).value - score.value)
+  np.testing.assert_allclose(slope[cut], -1, atol=1e-6)
+  _, found = method.phases.update(state, rollout, score)
+  whole = cut.reshape(-1, nano.G).all(1)
+  assert float(found["selected"]) == pytest.approx(1 - whole.mean())

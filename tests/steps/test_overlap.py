@@ -66,7 +66,7 @@ def test_devices_of_their_own(tmp_path):
   one = train.run(ahead(**linear), tmp_path / "one")
   two = ahead(rollout_devices=1, **linear)
   process = worker.start([(two, tmp_path / "two")], 2)
-  out, err = process.communicate(timeout=200)
+  _, err = process.communicate(timeout=200)
   assert process.returncode == 0, err[-3000:]
   want = worker.leaves(one.state.params)
   for name, value in worker.saved(tmp_path / "two", 4, 0).items():
