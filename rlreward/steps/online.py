@@ -146,8 +146,12 @@ def make(
       value = critic.values(params, frozen, rollout, share, x)
     return logp, entropy, value
 
-  def before(state, rollout, plan):
-    """What is fixed before the first update: {name: f32[N, T]}."""
+  def before(state, rollout, plan, known):
+    """What is fixed before the first update: {name: f32[N, T]}.
+
+    `known` is what the update's own forward pass has already found; a single
+    update needs no old log-probs, since they are its own.
+    """
     out = {}
     if referenced:
 
@@ -163,11 +167,13 @@ def make(
         )[0]
 
       out["reference_logp"] = accumulate.pieces(plan, reference, rollout)
-    if critic or (weighed and not once):
+    if known is not None:
+      out |= {"value": known[2]} if critic else {}
+    elif critic or (weighed and not once):
 
       def old(rows):
         logp, _, value = forward(state.params, state.frozen, rows, plan.share)
-        return {"old_logp": logp, "value": value}
+        return {"old_logp": None if once else logp, "value": value}
 
       found = accumulate.pieces(plan, old, rollout)
       out |= {k: v for k, v in found.items() if v is not None}
@@ -205,8 +211,12 @@ def make(
     found, extra["credit"] = credit.assign(signals, extra["credit"])
     return found, rollout.loss[:, -t:] & used[:, None], reward, extra
 
-  def one_update(carry, rows, frozen, step):
-    """Gradient over the pieces of one update; one division at the end."""
+  def one_update(carry, rows, frozen, step, tape=None):
+    """Gradient over the pieces of one update; one division at the end.
+
+    `tape` is the forward pass of all rows and its pull-back where they are
+    there already: a single update in one piece computes them once.
+    """
     params, opt_state = carry
     mask = rows["mask"]
     n = mask.shape[0]
@@ -215,9 +225,13 @@ def make(
     tokens = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
 
     def piece_loss(params, piece):
+      made = forward(params, frozen, piece["rollout"], inner.share)
+      return made_loss(made, piece)
+
+    def made_loss(made, piece):
       rollout, mask = piece["rollout"], piece["mask"]
       behaviour = rollout.logp[:, -t:]
-      logp, entropy, value = forward(params, frozen, rollout, inner.share)
+      logp, entropy, value = made
       extras = {k: piece[k] for k in ("reference_logp",) if k in piece}
       if entropy is not None:
         extras["entropy"] = entropy
@@ -252,9 +266,16 @@ def make(
       peak = {"logprob_abs_diff_max": jnp.max(masked.clean(gap, mask))}
       return total, (sums, peak)
 
-    value, sums, peaks, grads = accumulate.gradient(
-      piece_loss, params, rows, inner
-    )
+    if tape is None:
+      value, sums, peaks, grads = accumulate.gradient(
+        piece_loss, params, rows, inner
+      )
+    else:
+      made, pull = tape
+      value, sums, peaks, grads = accumulate.gradient(
+        made_loss, made, rows, inner
+      )
+      (grads,) = pull(grads)
     change, after = opt.update(grads, opt_state, params)
     moved = optax.apply_updates(params, change), after
     if critic and config.critic.warmup:
@@ -270,7 +291,11 @@ def make(
     rollout, score, aside = rollouts.split(rollout, score, b, g)
     inner = batching.plan(b // updates, g, config.microbatch, shards)
     full = batching.plan(b, g, inner.rows, shards)
-    fixed = before(state, rollout, full)
+    tape = None
+    if once and critic and full.pieces == 1:
+      own = lambda p: forward(p, state.frozen, rollout, full.share)
+      tape = jax.vjp(own, state.params)
+    fixed = before(state, rollout, full, tape[0] if tape else None)
     found, mask, reward, extra = assign(state, rollout, score, aside, fixed)
     rows = {**fixed, "rollout": rollout, "mask": mask,
             "advantage": found.advantage}  # fmt: skip
@@ -279,7 +304,7 @@ def make(
     run = lambda carry, rows: one_update(carry, rows, state.frozen, state.step)
     carry = state.params, state.opt
     if once:
-      carry, metrics = run(carry, rows)
+      carry, metrics = one_update(carry, rows, state.frozen, state.step, tape)
     else:
       carry, metrics = update_lib.several(
         run, carry, rows, outer, epochs, config.loss.kl_stop

@@ -198,7 +198,7 @@ def test_tokenizers_are_local(tmp_path):
     assert len(str(error.value).splitlines()) == 3
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '"llama"', ""])
+@pytest.mark.parametrize("text", ["{", "[1]", "3", ""])
 def test_a_config_that_is_no_object_is_refused(tmp_path, text):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(
