@@ -40,7 +40,11 @@ CHANGES = {
   "online_dpo": {},
   "xpo": {"samples_per_prompt": 1, "prompts_per_step": 128},
   "spin": {"steps": 20, "updates_per_step": 4},
-  "self_rewarding": {"steps": 20, "updates_per_step": 4},
+  "self_rewarding": {
+    "steps": 10,
+    "updates_per_step": 4,
+    "optimizer.learning_rate": 1e-4,
+  },
   "best_of_n": {"steps": 10},
   "sft": {},
   "dpo": {},
@@ -51,12 +55,17 @@ CHANGES = {
   "kto": {},
   "bco": {},
   "distill": {},
-  "reward_model": {"model.outputs": 1, "optimizer.learning_rate": 1e-3},
+  "reward_model": {
+    "model.outputs": 1,
+    "steps": 400,
+    "optimizer.learning_rate": 1e-3,
+  },
 }
 # Rounds are large: what is selected is cut into updates.
 ROUNDS = ("raft", "rest_em", "star", "spin", "self_rewarding")
 OFFLINE = ("sft", "dpo", "ipo", "simpo", "cpo", "orpo", "kto", "bco",
            "reward_model")  # fmt: skip
+NOISE = 0.4  # share of wrong answers among those that the start imitates
 PRESETS = ("mini", *CHANGES)
 
 
@@ -74,8 +83,8 @@ def base():
     name="arithmetic",
     digits=2,
     operations="+",
-    noise=0.4,
-    judge_share=0.1,
+    noise=NOISE,
+    judge_share=0.2,
     hint_share=0.1,
   )
   c.eval.update(every=0, prompts=512)
@@ -95,6 +104,7 @@ def start():
     "epochs": 1,
     "reference": "auto",
     "refill_rounds": 0,
+    "task": {"noise": NOISE},
     "optimizer": {
       "learning_rate": 3e-3,
       "warmup_steps": 50,
@@ -119,6 +129,7 @@ def get_config(arg="mini"):
     c.samples_per_prompt = 1
     c.steps = 100
     c.optimizer.learning_rate = 3e-4
+    c.task.noise = 0.1  # pairs and labels are better than the start's answers
   for field, value in CHANGES[name].items():
     node: Any = c
     *path, last = field.split(".")

@@ -114,12 +114,38 @@ def write_eval(
   workdir: pathlib.Path, step: int, found: Sequence[Mapping[str, Any]]
 ) -> None:
   """Writes `samples/eval_N.jsonl`, on process 0."""
+  _write(workdir, f"eval_{step}", found)
+
+
+def _write(
+  workdir: pathlib.Path, name: str, found: Sequence[Mapping[str, Any]]
+) -> None:
   if jax.process_index() == 0:
     folder = workdir / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(row, ensure_ascii=False) for row in found]
-    path = folder / f"eval_{step}.jsonl"
-    path.write_text("".join(f"{x}\n" for x in lines), encoding="utf-8")
+    text = "".join(f"{x}\n" for x in lines)
+    (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def write_chosen(
+  workdir: pathlib.Path, step: int, task: Task, rollout, score, extra
+) -> None:
+  """Writes `samples/chosen_N.jsonl`: the answer that was chosen of each prompt.
+
+  Args:
+    workdir: the run directory.
+    step: N.
+    task: its tokenizer turns ids into text.
+    rollout: all samples.
+    score: of them.
+    extra: {name: f32[N]} with `chosen`, 1 where a row was; a method without it
+      chooses nothing, and nothing is written. Every process must call this.
+  """
+  if "chosen" not in extra:
+    return
+  found = rows(task, rollout, score, extra, limit=rollout.tokens.shape[0])
+  _write(workdir, f"chosen_{step}", [r for r in found if r["chosen"]])
 
 
 def old_evals(workdir: pathlib.Path, begun: int) -> dict[int, dict[str, float]]:

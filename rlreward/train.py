@@ -177,8 +177,10 @@ def run(
       shown = writer.scalars(done, found)
       writer.progress(done, shown)
       _refuse_nan(shown, done)
-      if seen is not None and _due(done, config.log.samples_every):
-        writer.samples(done, record.rows(task, *seen))
+      if seen is not None:
+        record.write_chosen(workdir, done, task, *seen)
+        if _due(done, config.log.samples_every):
+          writer.samples(done, record.rows(task, *seen))
       if _due(done, config.eval.every):
         evals[done] = judge(state, done)
       # Steps of both stages in one count, so that processes agree on one.

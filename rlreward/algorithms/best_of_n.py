@@ -4,7 +4,7 @@
 
 Reference: WebGPT, arXiv 2112.09332; the bound is exact without ties, see
 arXiv 2401.01879. Nothing is trained: a step answers `prompts_per_step` prompts
-from `samples_per_prompt` samples, and the sample files say which is `chosen`.
+from `samples_per_prompt` samples; `samples/chosen_N.jsonl` has the answers.
 `best_of_n.pick`: best, soft (drawn by softmax of the reward), majority,
 weighted (votes). `best_of/<n>` are unbiased estimates for every n <= N.
 """

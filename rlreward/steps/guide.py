@@ -125,7 +125,7 @@ def make(config, task: Task) -> Method:
     init,
     step,
     evaluate.make(config, task, actor),
-    rollouts.phases(config, task, sample, update),
+    rollouts.phases(config, task, sample, update, (_ID,)),
   )
 
 
@@ -158,8 +158,9 @@ def choose(
   if c.pick == "soft":
     return select.soft_best_of_n(reward, valid, c.temperature, key), some
   ids = answers(score, grouped(rollout.tokens), grouped(rollout.action))
-  if "answer_id" in score.components:  # no answer, no vote
-    valid &= jnp.isfinite(grouped(score.components["answer_id"]))
+  own = _answer_id(score)
+  if own is not None:  # no answer, no vote
+    valid &= jnp.isfinite(grouped(own))
   if c.pick == "majority":
     won = select.majority(ids, valid, key)
   else:
@@ -173,18 +174,26 @@ def answers(score: Score, tokens: Array, action: Array) -> Array:
   """i32[B, N]: which answer a sample gives; equal numbers are equal answers.
 
   Args:
-    score: its component `answer_id` decides where there is one; NaN is no
-      answer.
+    score: its component `answer_id` (or `<reward>/answer_id`) decides where
+      there is one; NaN is no answer.
     tokens: i32[B, N, L].
     action: bool[B, N, L].
   """
-  if "answer_id" in score.components:
-    ids = score.components["answer_id"]
+  ids = _answer_id(score)
+  if ids is not None:
     ids = jnp.where(jnp.isfinite(ids), ids, -1)
     return ids.astype(jnp.int32).reshape(tokens.shape[:2])
   said = jnp.where(action, tokens, -1)
   same = jnp.all(said[:, :, None] == said[:, None], -1)
   return jnp.argmax(same, -1).astype(jnp.int32)  # the first that said it
+
+
+def _answer_id(score: Score) -> Array | None:
+  named = [k for k in score.components if rollouts.last_part(k) == _ID]
+  return score.components[named[0]] if named else None
+
+
+_ID = "answer_id"
 
 
 def curves(reward_BxN: Array, valid_BxN: Array) -> Mapping[str, Array]:

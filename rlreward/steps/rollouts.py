@@ -231,7 +231,9 @@ def truncated(config, rollout: Rollout, score: Score) -> Score:
   return score
 
 
-def phases(config, task: Task, sample, update) -> Phases:
+def phases(
+  config, task: Task, sample, update, parts: tuple[str, ...] = ()
+) -> Phases:
   """The jitted parts of a step; rewards in Python stay on the host.
 
   Args:
@@ -239,13 +241,17 @@ def phases(config, task: Task, sample, update) -> Phases:
     task: where its reward runs.
     sample: (state, batch, key) -> Rollout.
     update: (state, Rollout, Score) -> (state, metrics).
+    parts: further components that the update reads where there are any.
   """
   compiled = jax.jit(update, donate_argnums=0)
 
   def update_from_host(state: State, rollout: Rollout, score: Score):
     """Components of a reward in Python may come and go: they stay outside."""
-    parts = score.components
-    used = {k: v for k, v in parts.items() if k == config.filter_on}
+    used = {
+      k: v
+      for k, v in score.components.items()
+      if k == config.filter_on or last_part(k) in parts
+    }
     state, metrics = compiled(state, rollout, score._replace(components=used))
     return state, {**metrics, **_component_means(score)}
 
@@ -255,6 +261,11 @@ def phases(config, task: Task, sample, update) -> Phases:
     score=jax.jit(task.reward) if on_device else task.reward,
     update=compiled if on_device else update_from_host,
   )
+
+
+def last_part(name: str) -> str:
+  """The name of a component without that of the reward it is a part of."""
+  return name.rpartition("/")[2]
 
 
 def _component_means(score: Score) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 
 import given_rows as gr
 import jax
@@ -9,8 +10,10 @@ import jax.numpy as jnp
 import nano
 import numpy as np
 import pytest
+import run_worker as worker
 from scipy import stats
 
+from rlreward import train
 from rlreward.analytic import best_of_n
 from rlreward.models import score as score_lib
 from rlreward.steps import guide
@@ -256,3 +259,29 @@ def test_curves_are_means_over_all_subsets():
   reward[1, 0] = np.nan  # said to be valid, but no number
   found = guide.curves(jnp.asarray(reward), jnp.asarray(valid))
   np.testing.assert_allclose(found["best_of/6"], reward[0].max(), rtol=1e-5)
+
+
+def test_a_run_writes_the_answers_that_were_chosen(tmp_path):
+  c = worker.text(
+    tmp_path, 2, VOTES, algorithm="best_of_n", best_of_n__pick="majority"
+  )
+  run = tmp_path / "run"
+  train.run(c, run)
+  for step in (1, 2):
+    file = run / "samples" / f"chosen_{step}.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == c.prompts_per_step
+    assert [r["group"] for r in rows] == list(range(len(rows)))
+    # A reward in Python says what the answer is: the vote is on its numbers.
+    assert all(r["reward/digits/answer_id"] == 1 for r in rows)
+
+
+# Two thirds say 1, whatever they wrote; they earn less.
+VOTES = """
+import itertools
+turn = itertools.count()
+
+def digits(completion, want):
+  vote = float(next(turn) % 4 > 0)
+  return {"value": 1 - vote, "answer_id": vote}
+"""

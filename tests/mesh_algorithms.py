@@ -1,0 +1,69 @@
+"""Two steps of several algorithms on 8 devices and on one; run by test_mesh.py.
+
+usage: mesh_algorithms.py ALGORITHM...   prints {algorithm: [gap, moved, loss]}
+"""
+
+import json
+import sys
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+import nano
+import numpy as np
+
+from rlreward import registry, sharding
+from rlreward.steps import roles
+from rlreward.tasks import arithmetic
+
+CHANGES = {
+  "ppo": {"kl_reward__beta": 0.1, "epochs": 2, "critic__warmup": 1},
+  "remax": {},
+  "raft": {"rounds__kl": 0.1},
+  "dpo": {},
+  "kto": {},
+  "reward_model": {"model__outputs": 1},
+}
+
+
+def trained(name, shape):
+  """(parameters, loss) after two steps, and those at the start."""
+  c = nano.config(algorithm=name, microbatch=8, **CHANGES[name])
+  if name in ("dpo", "kto", "reward_model"):
+    c.prompts_per_step = 8
+  count = shape[0] * shape[1] * shape[2]
+  mesh = sharding.make_mesh(*shape, jax.devices()[:count])
+  with jax.set_mesh(mesh):
+    task = nano.task()
+    if name in ("dpo", "kto", "reward_model"):
+      task = arithmetic.make({"name": "arithmetic", "digits": 1})
+    method = registry.algorithm(name).make(c, task)
+    axes = roles.policy(c.model).axes
+    key = jax.random.key(0)
+    abstract = jax.eval_shape(method.init, key)
+    placed = sharding.state_shardings(
+      abstract, axes, sharding.TRAIN_RULES, mesh
+    )
+    state = jax.jit(method.init, out_shardings=placed)(key)
+    before = jax.tree.map(np.asarray, state.params)
+    step = jax.jit(method.step)
+    stream = getattr(task, method.source)("train", c.prompts_per_step, 0)
+    for _ in range(2):
+      batch = {k: np.asarray(v) for k, v in next(stream).items()}
+      batch = sharding.process_batch(mesh, batch)
+      state, metrics = step(state, batch, jax.random.fold_in(key, state.step))
+    return jax.tree.map(np.asarray, state.params), before, metrics["loss"]
+
+
+def main():
+  out = {}
+  for name in sys.argv[1:]:
+    one, before, loss = trained(name, (1, 1, 1))
+    many, _, other = trained(name, (2, 2, 2))
+    far = abs(float(loss) - float(other))
+    out[name] = [nano.gap(one, many), nano.gap(one, before), far]
+  print(json.dumps(out))
+
+
+main()
