@@ -7,7 +7,7 @@ and draws reward against KL with the exact frontier of the task.
 
 Run:  rlreward train --config=configs/algorithms.py:ppo
       rlreward train --config=configs/algorithms.py:dpo,preference.kind=robust
-About 2 minutes on 2 CPU cores, most of them the common start.
+About 3 minutes on 2 CPU cores, most of them the common start.
 """
 
 from typing import Any
@@ -84,7 +84,7 @@ def base():
     digits=2,
     operations="+",
     noise=NOISE,
-    judge_share=0.2,
+    judge_share=0.5,
     hint_share=0.1,
   )
   c.eval.update(every=0, prompts=512)
@@ -97,8 +97,8 @@ def start():
   """Fields of the imitated start."""
   return {
     "algorithm": "sft",
-    "steps": 2000,
-    "prompts_per_step": 128,
+    "steps": 2500,
+    "prompts_per_step": 256,
     "samples_per_prompt": 1,
     "updates_per_step": 1,
     "epochs": 1,
