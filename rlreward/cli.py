@@ -153,8 +153,8 @@ def _parser() -> argparse.ArgumentParser:
   p.add_argument("--run", required=True, help="a run directory")
   p.add_argument("--out", required=True, help="a directory that does not exist")
   p = verb("reference", "  rlreward reference --config=configs/pairs.py"
-           " --out=pairs.jsonl\n  rlreward train --config=configs/pairs.py,"
-           "task.train=pairs.jsonl,reference=data")  # fmt: skip
+           " --out=pairs.jsonl\n  rlreward reference --config=configs/pairs.py"
+           " --out=test.jsonl --split=test")  # fmt: skip
   p.add_argument("--config", required=True, help="file[:preset][,field=value]")
   p.add_argument("--out", required=True, help="a JSONL that does not exist")
   p.add_argument("--split", default="train", help="train or test")

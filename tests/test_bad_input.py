@@ -108,7 +108,10 @@ def refused_early(capsys, argv, *said):
     ("fly", "use one of: train, eval"),
     ("--config=grpo", "does not know --config=grpo"),
     ("train", "required: --config"),
-    ("train --config=nope.py", "use one of: dreams, grpo, quickstart"),
+    (
+      "train --config=nope.py",
+      "use one of: algorithms, dreams, grpo, quickstart",
+    ),
     ("train --config=gpro", "did you mean 'grpo'?"),
     ("train --config=grpo --worddir=x", "does not know --worddir=x"),
     ("train --config=grpo more", "does not know more"),

@@ -161,7 +161,8 @@ def test_what_a_task_has_follows_from_its_columns():
 
 
 def test_widths_are_buckets_of_the_global_batch():
-  rows = [*PAIRS[:3], {"prompt": "a", "chosen": "aaaa", "rejected": "b"}]
+  short = {"prompt": "a", "chosen": "aaaa", "rejected": "b"}
+  rows = [*PAIRS[:2], short, {**short, "prompt": "b"}]
   fields = {"prompt_length": (2, 8), "answer_length": 5}
   seen = []
   for host in range(2):
