@@ -25,7 +25,8 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
     result: {"runs": {name: [rows of `one`]}, "frontier": [of each seed]}.
   """
   out = []
-  for name, rows in result["runs"].items():
+  for name in (n for n in configs.CHANGES if n in result["runs"]):
+    rows = result["runs"][name]
     curves = []
     if result["frontier"]:
       places = [result["seeds"].index(r["seed"]) for r in rows]
@@ -43,9 +44,11 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
     last = [r["last"]["reward"] for r in rows]
     kl = [r["last"].get("kl", 0.0) for r in rows]
     if name == "best_of_n":
-      last = [r["chosen"] for r in rows]
+      # Exact on the held-out prompts; what was measured is of other prompts.
       at = [c["bon_n"].index(r["n"]) for c, r in zip(curves, rows, strict=True)]
+      last = [c["bon_reward"][i] for c, i in zip(curves, at, strict=True)]
       kl = [c["bon_kl"][i] for c, i in zip(curves, at, strict=True)]
+      row["measured"] = float(np.mean([r["chosen"] for r in rows]))
     if curves:
       best = [attainable(c, k) for c, k in zip(curves, kl, strict=True)]
       row["attainable"] = float(np.mean(best))
@@ -115,6 +118,7 @@ def insert(readme: pathlib.Path, text: str) -> None:
 
 
 MARK = "<!-- algorithms -->"
+WIDEST = 2.0  # nats; what lies beyond is named at the edge
 
 
 def draw(result: dict[str, Any], path: pathlib.Path) -> None:
@@ -154,8 +158,19 @@ def draw(result: dict[str, Any], path: pathlib.Path) -> None:
                  label=row["algorithm"], **style)  # fmt: skip
   axes.set_xlabel("KL to the start, nats per answer")
   axes.set_ylabel("held-out accuracy")
-  axes.set_xlim(left=-0.05, right=max(3.0, 1.1 * max(r["kl"] for r in shown)))
-  axes.set_ylim(0, 1.02)
+  edge = min(WIDEST, 1.1 * max(r["kl"] for r in shown))
+  axes.set_xlim(left=-0.03, right=max(edge, 0.5))
+  low = min(min(r["first"], r["last"]) for r in shown)
+  axes.set_ylim(max(0.0, low - 0.05), 1.02)
+  for row in shown:
+    if row["kl"] > edge:
+      axes.annotate(
+        f"{row['algorithm']}: KL {row['kl']:.1f}",
+        (edge, row["last"]),
+        ha="right",
+        va="bottom",
+        fontsize=8,
+      )
   axes.grid(alpha=0.3)
   axes.legend(ncols=2, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
   figure.savefig(path, dpi=150)
