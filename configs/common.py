@@ -101,10 +101,11 @@ def base() -> ml_collections.ConfigDict:
   )
   c.rounds = ml_collections.ConfigDict(
     {
-      "select": "",  # best | top | threshold | correct; "" is the paper's
+      "select": "",  # best | top | threshold | correct | draw; "" the paper's
       "fraction": 0.2,  # kept by top
       "at": 1.0,  # least reward kept by threshold, and of a correct answer
-      "cap": 4,  # most answers kept of a prompt by correct
+      "cap": 4,  # most answers kept of a prompt by correct and draw
+      "temperature": 1.0,  # of draw, in units of the reward
       "kl": 0.0,  # ranks by reward - kl * log pi / ref (raft)
       "start": "",  # a round trains from: current | base; "" is the paper's
     }

@@ -6,8 +6,8 @@ Reference: RAFT, arXiv 2304.06767. With exact fine-tuning a round maps the
 policy to its best-of-K law, so T rounds are best-of-K^T. A round begins with a
 new optimiser and goes on from the current policy (`rounds.start="base"` begins
 from the first). `rounds.select`: best (paper's local), top (its global share),
-threshold, correct; `rounds.kl` ranks by r - kl log pi / ref. The loss is on the
-answer alone; LMFlow's code adds the prompt.
+threshold, correct, draw; `rounds.kl` ranks by r - kl log pi / ref. The loss is
+on the answer alone; LMFlow's code adds the prompt.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from rlreward.ops import select
 from rlreward.steps import checks, iterate
 from rlreward.types import Array, Task
 
-ANSWERS = ("best", "top", "threshold", "correct")
+ANSWERS = ("best", "top", "threshold", "correct", "draw")
 
 
 def answers(config, kind: str) -> iterate.Select:
@@ -22,6 +22,8 @@ def answers(config, kind: str) -> iterate.Select:
     top        the best `fraction` of all samples, whatever the prompt
     threshold  samples with a reward of at least `at`
     correct    the same, but different ones, at most `cap` of each prompt
+    draw       `cap` of each prompt without replacement, by softmax of
+               reward / `temperature`
 
   Args:
     config: section `rounds`.
@@ -38,6 +40,8 @@ def answers(config, kind: str) -> iterate.Select:
       ("fraction", c.fraction, 0 < c.fraction <= 1, "above 0, at most 1",
        "it is the share that is kept"),
       ("cap", c.cap, c.cap >= 1, "1 or more", "it is a number of answers"),
+      ("temperature", c.temperature, c.temperature >= 0, "0 or more",
+       "rewards are divided by it; 0 takes the best"),
       ("kl", c.kl, c.kl >= 0, "0 or more",
        "a negative one ranks what is far from the reference first"),
     ),
@@ -77,7 +81,17 @@ def answers(config, kind: str) -> iterate.Select:
     kept = jnp.take_along_axis(keep, order, 1)
     return r.rows(r.at(order)), kept.reshape(-1)
 
+  def draw(r: iterate.Round, reward, valid):
+    grouped, known = r.grouped(reward), r.grouped(valid)
+    k = min(c.cap, r.group)
+    place = select.without_replacement(grouped, known, k, c.temperature, r.key)
+    # Beyond the samples that count the first draw is repeated.
+    count = jnp.sum(select.usable(grouped, known), 1, keepdims=True)
+    keep = jnp.arange(k) < count
+    return r.rows(r.at(place)), keep.reshape(-1)
+
   pick = {
+    "draw": draw,
     "best": best,
     "top": top,
     "threshold": threshold,
@@ -97,7 +111,8 @@ def answers(config, kind: str) -> iterate.Select:
 
 def count(config, kind: str, group: int) -> int:
   """Rows that `answers` gives for each round."""
-  each = {"best": 1, "correct": min(config.rounds.cap, group)}
+  few = min(config.rounds.cap, group)
+  each = {"best": 1, "correct": few, "draw": few}
   return config.prompts_per_step * each.get(kind, group)
 
 

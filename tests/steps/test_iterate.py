@@ -267,6 +267,16 @@ def test_selections_are_those_of_a_loop():
   assert set(said) == {1, 2, 3, 4, 6, 7, 8, 9, 11}
 
 
+def test_draws_are_without_replacement():
+  valid = np.arange(12) % 4 != 1
+  valid[8:] = [True, False, False, False]
+  said, keep = rows_of("draw", REWARD, valid, cap=2, temperature=0.0)
+  np.testing.assert_array_equal(said, [3, 2, 7, 4, 8])  # one counts in the last
+  np.testing.assert_array_equal(keep, [1, 1, 1, 1, 1, 0])
+  said, _ = rows_of("draw", REWARD, valid, cap=3, temperature=1e6)
+  assert sorted(said) == [0, 2, 3, 4, 6, 7, 8]
+
+
 @pytest.mark.parametrize("cap", [1, 2, 9])
 def test_correct_answers_are_different_and_at_most_cap(cap):
   outcome = np.array([5, 5, 5, 6, 7, 8, 9, 7, 1, 2, 3, 4])
