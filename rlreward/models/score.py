@@ -32,9 +32,8 @@ def completion_hidden(
   Returns:
     [N, T, D]; entry t predicts tokens[:, P + t].
   """
-  n, p = tokens.shape[0], prompt_length
-  first = lambda x: x.reshape(n // share, share, -1)[:, 0, :p]
-  prompt, prompt_attend = first(tokens), first(attend)
+  p = prompt_length
+  prompt, prompt_attend = (_prompts(x, p, share) for x in (tokens, attend))
   if tokens.shape[1] == p + 1:
     hidden = model.hidden(variables, prompt, prompt_attend)
     return jnp.repeat(hidden[:, -1:], share, 0)
@@ -104,8 +103,13 @@ def completion_states(
   Returns:
     [N, T, D]; entry t has read tokens[:, : P + t + 1].
   """
-  n, p = tokens.shape[0], prompt_length
-  first = lambda x: x.reshape(n // share, share, -1)[:, 0, :p]
+  p = prompt_length
+  prompt, prompt_attend = (_prompts(x, p, share) for x in (tokens, attend))
   return model.together(
-    variables, first(tokens), first(attend), tokens[:, p:], attend[:, p:]
+    variables, prompt, prompt_attend, tokens[:, p:], attend[:, p:]
   )[1]
+
+
+def _prompts(x: Array, p: int, share: int) -> Array:
+  """[N, L] -> [N / share, P], the prompt slots of each that rows share."""
+  return x.reshape(x.shape[0] // share, share, -1)[:, 0, :p]
