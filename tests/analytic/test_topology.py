@@ -190,9 +190,10 @@ def test_the_tree_is_bounded_by_the_geometric_sum(ratio):
   for depth in (1, 3, 5):
     edges, variances = topology.tree_edges(2, depth, 2.0, ratio)
     size = len(edges) + 1
-    path, resistance = both(edges, variances, size)
+    with jax.enable_x64(True):  # conductances of 0.5 and of up to 60
+      path, resistance = both(edges, np.asarray(variances, np.float64), size)
     # One path between two nodes: nothing for the resistance to gain.
-    np.testing.assert_allclose(resistance, path, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(resistance, path, atol=1e-9)
     leaves = slice(size - 2**depth, size)
     far.append(path[leaves, leaves].max())
     want = 2 * 2.0 * (1 - ratio**depth) / (1 - ratio)
