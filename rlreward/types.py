@@ -160,10 +160,16 @@ class Shaping(NamedTuple):
   Attributes:
     init: () -> S.
     update: (Score, S, Rollout) -> (Score, S).
+    beside: samples of the reference that it compares each prompt's rows with;
+      `Rollout.extras` then has their rewards, NaN where there is no judgement:
+      `beside/value` and `beside/<component>`, f32[N, beside].
+    reads: components of the Score that it reads.
   """
 
   init: Callable[[], PyTree]
   update: Callable[[Score, PyTree, Rollout], tuple[Score, PyTree]]
+  beside: int = 0
+  reads: tuple[str, ...] = ()
 
 
 class Task(NamedTuple):

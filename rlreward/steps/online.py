@@ -67,7 +67,9 @@ def make(
       beside the policy.
     aggregate: a mode of `ops.masked.reduce`; "const" divides by the rows and
       `sampling.max_new_tokens`.
-    shaping: transform of scores; its state is part of State.
+    shaping: transform of scores, before any credit; its state is part of
+      State, and what it compares with is sampled beside the rows. Rewards of
+      the credit's own asides are as the task gave them.
     keep: Score -> f32[N]; groups in which it does not vary are left out of the
       loss (DAPO's dynamic sampling on accuracy).
 
@@ -98,10 +100,13 @@ def make(
   referenced = "reference_logp" in needs or config.reference == "always"
   weighed = "rollout_weight" in needs
   ahead = rollouts.Ahead(config)
+  asides, own = credit.asides, sum(a.count for a in credit.asides)
+  if shaping and shaping.beside:
+    asides += (credit_lib.Aside("reference", shaping.beside),)
 
   def init(key, variables=None) -> State:
     params, frozen = actor.init(key, variables)
-    if referenced or any(a.role != "policy" for a in credit.asides):
+    if referenced or any(a.role != "policy" for a in asides):
       frozen = {**frozen, "reference": actor.snapshot(params)}
     if critic:
       params = critic.init(key, params, frozen)
@@ -119,7 +124,7 @@ def make(
       },
     )
 
-  sample = rollouts.sampler(actor, spec, credit.asides, ahead)
+  sample = rollouts.sampler(actor, spec, asides, ahead)
 
   def forward(params, frozen, rollout, share):
     """(logp, entropy or None, value or None), each [n, T]."""
@@ -183,7 +188,10 @@ def make(
     """Rewards to advantages and the mask of what is trained on."""
     extra = dict(state.extra)
     if shaping:
-      score, extra["shaping"] = shaping.update(score, extra["shaping"], rollout)
+      seen = {**rollout.extras, **aside.extras(own, g)}
+      score, extra["shaping"] = shaping.update(
+        score, extra["shaping"], rollout._replace(extras=seen)
+      )
     reward, valid = score.value, score.valid
     if config.truncation == "penalise":
       length = jnp.sum(rollout.action, 1)
@@ -204,8 +212,8 @@ def make(
       logp=jax.lax.stop_gradient(rollout.logp[:, -t:]),
       reference_logp=fixed.get("reference_logp"),
       value=fixed.get("value"),
-      aside=aside.value,
-      aside_valid=aside.valid,
+      aside=aside.value[:, :own],
+      aside_valid=aside.valid[:, :own],
       group=g,
     )
     found, extra["credit"] = credit.assign(signals, extra["credit"])
@@ -337,9 +345,10 @@ def make(
     rollout = sample(state, batch, key)
     return update(state, rollout, task.reward(rollout, batch))
 
-  phases = rollouts.phases(config, task, sample, update)
+  parts = tuple(map(rollouts.last_part, shaping.reads if shaping else ()))
+  phases = rollouts.phases(config, task, sample, update, parts)
   reads = ["base"] if config.model.lora_rank else []
-  if any(a.role != "policy" for a in credit.asides):
+  if any(a.role != "policy" for a in asides):
     reads.append("reference")
   return Method(
     init,

@@ -144,18 +144,35 @@ def interleave(parts: list[Rollout], prompts: int) -> Rollout:
 
 
 class AsideScore(NamedTuple):
-  """Rewards of the asides: f32[B, M] and bool[B, M]."""
+  """Rewards of the asides: f32[B, M], bool[B, M] and {name: f32[B, M]}."""
 
   value: Array
   valid: Array
+  components: Mapping[str, Array] = {}
+
+  def extras(self, first: int, g: int) -> dict[str, Array]:
+    """What a shaping reads of those from `first` on, for each of G rows.
+
+    Args:
+      first: asides before them.
+      g: samples of each prompt.
+
+    Returns:
+      {"beside/value" and "beside/<component>": f32[B * G, M - first]}, NaN
+      where there is no judgement.
+    """
+    parts = {"value": self.value, **self.components}
+    known = lambda x: jnp.where(self.valid, x, jnp.nan)[:, first:]
+    return {f"beside/{k}": jnp.repeat(known(x), g, 0) for k, x in parts.items()}
 
 
 def split(rollout: Rollout, score: Score, b: int, g: int):
   """(rollout and score of the G samples of each prompt, AsideScore)."""
   grouped = lambda x: x.reshape(b, -1, *x.shape[1:])
-  rest = grouped(score.value)[:, g:], grouped(score.valid)[:, g:]
+  judged = score.value, score.valid, dict(score.components)
+  rest = AsideScore(*jax.tree.map(lambda x: grouped(x)[:, g:], judged))
   if rollout.tokens.shape[0] == b * g:
-    return rollout, score, AsideScore(*rest)
+    return rollout, score, rest
 
   def first(x):
     if not jnp.ndim(x):
@@ -163,7 +180,7 @@ def split(rollout: Rollout, score: Score, b: int, g: int):
     return grouped(x)[:, :g].reshape(b * g, *x.shape[1:])
 
   rollout, score = jax.tree.map(first, (rollout, score))
-  return rollout, score, AsideScore(*rest)
+  return rollout, score, rest
 
 
 def widen(rows: Mapping[str, Array], b: int, aside: AsideScore):
