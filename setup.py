@@ -109,7 +109,9 @@ setup(
   license_files=["LICENSE"],
   python_requires=">=3.11,<3.14",  # what is tested
   packages=find_packages(include=["rlreward", "rlreward.*"]),
-  package_data={"rlreward": ["py.typed", "**/*.json", "**/*.jsonl"]},
+  package_data={
+    "rlreward": ["py.typed", "**/*.json", "**/*.jsonl", "**/*.html"]
+  },
   install_requires=BASE,
   extras_require=EXTRAS,
   entry_points={"console_scripts": ["rlreward=rlreward.cli:main"]},

@@ -21,6 +21,7 @@ VERBS = {
   "sample": "complete prompts with a run or a checkpoint directory",
   "export": "write a run's policy as a Hugging Face directory",
   "reference": "write a reference's log-probs beside pairs or labelled answers",
+  "report": "write a run as one HTML page: curves, findings, samples",
   "check-parity": "compare our logits with those of transformers (torch)",
   "doctor": "versions, devices, extras, cache; numbered fixes",
   "list": "algorithms, tasks, configs and model families",
@@ -158,6 +159,21 @@ def _parser() -> argparse.ArgumentParser:
   p.add_argument("--config", required=True, help="file[:preset][,field=value]")
   p.add_argument("--out", required=True, help="a JSONL that does not exist")
   p.add_argument("--split", default="train", help="train or test")
+  p = verb(
+    "report",
+    "  rlreward report runs/a\n"
+    "  rlreward report runs/a --compare=runs/b --out=pages/a.html",
+  )
+  p.add_argument("run", help="a run directory; it may still be training")
+  p.add_argument("--out", help="the file (default RUN/report.html)")
+  p.add_argument(
+    "--compare",
+    action="append",
+    nargs="+",
+    default=[],
+    metavar="OTHER_RUN",
+    help="other runs, drawn beside it",
+  )
   p = verb("check-parity", "  rlreward check-parity --model=path/to/hf\n"
            "  rlreward check-parity --model=exported")  # fmt: skip
   p.add_argument("--model", required=True, help="a directory with weights")
@@ -276,6 +292,17 @@ def _reference(args: Any, overrides: list[str]) -> int:
   return 0
 
 
+def _report(args: Any, overrides: list[str]) -> int:
+  from rlreward.report import page
+
+  del overrides
+  others = [run for runs in args.compare for run in runs]
+  out = page.write(args.run, args.out, others)
+  size = out.stat().st_size / 1e3
+  print(f"wrote {out} ({size:.0f} kB); open it in a browser")
+  return 0
+
+
 def _parity(args: Any, overrides: list[str]) -> int:
   from rlreward.models import parity
 
@@ -336,6 +363,7 @@ _RUN = {
   "sample": _sample,
   "export": _export,
   "reference": _reference,
+  "report": _report,
   "check-parity": _parity,
   "doctor": _doctor,
   "list": _list,
