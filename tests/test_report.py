@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 
+import jax
 import paths
 import pytest
 
@@ -21,6 +22,7 @@ from rlreward.report import (
   stats,
   verdict,
 )
+from rlreward.steps import roles
 
 HOSTILE = (
   "</script><img src=http://e.vil/x onerror=alert(1)>\u202egnp.exe\x1b[2J"
@@ -262,6 +264,20 @@ def test_comparison_draws_each_run_and_names_what_differs(tmp_path):
   row = re.search(r"<code>seed</code></th><td>(\d)</td><td>(\d)</td>", text)
   assert row and row.groups() == ("0", "7")
   assert 'href="x/a/metrics.jsonl"' in text
+
+
+@pytest.mark.parametrize(
+  "changes", [{}, {"tied": True}, {"qkv_bias": True, "qk_norm": True},
+              {"outputs": 3, "kv_heads": 1}],
+)  # fmt: skip
+def test_the_parameters_are_those_of_the_model(tmp_path, changes):
+  changes = {f"model__{k}": v for k, v in changes.items()}
+  run = read.run(grpo(tmp_path / "a", **changes))
+  text = (run.path / "config.json").read_text()
+  actor = roles.policy(config.from_json(text).model)
+  tree = jax.eval_shape(actor.init, jax.random.key(0))
+  assert page.parameters(run) == sum(x.size for x in jax.tree.leaves(tree))
+  assert "parameters, 2 layers" in dict(page.facts(run))["model"]
 
 
 # ------------------------------------------------------------ hostile content

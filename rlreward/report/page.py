@@ -194,7 +194,7 @@ def headlines(run: Run) -> list[dict[str, str]]:
     for column, (step, before) in zip(columns, errors_of, strict=False):
       noise = stats.error(run, step, before)
       if noise and row[column] != "-":
-        row[column] += f" ± {number(noise)}"
+        row[column] += f" ±\N{NO-BREAK SPACE}{number(noise)}"
     rows.append(row)
   return rows
 
@@ -264,12 +264,32 @@ def _first_line(name: str) -> str:
   return ""
 
 
+def parameters(run: Run) -> int | None:
+  """Parameters of a decoder that the config describes; None where it is not."""
+  keys = ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp")
+  sizes = [run.get(f"model.{key}") for key in keys]
+  if run.get("model.path") or not all(isinstance(n, int) for n in sizes):
+    return None
+  v, d, layers, h, k, hd, mlp = sizes
+  inner = (h + 2 * k) * hd
+  layer = d * (inner + h * hd + 3 * mlp) + 2 * d
+  layer += inner * bool(run.get("model.qkv_bias"))
+  layer += 2 * hd * bool(run.get("model.qk_norm"))
+  outputs = run.get("model.outputs") or 0
+  head = 0 if run.get("model.tied") or outputs else v * d
+  return v * d + layers * layer + d + d * outputs + head
+
+
 def _model(run: Run) -> str:
   path = run.get("model.path")
   size = "{layers} layers, width {width}, {heads} heads, vocabulary {vocab}"
   keys = ("layers", "width", "heads", "vocab")
   shape = size.format(**{k: run.get(f"model.{k}", "?") for k in keys})
-  text = f"checkpoint {path}" if path else f"from random weights, {shape}"
+  text = f"checkpoint {path}"
+  if not path:
+    count = parameters(run)
+    size = "" if count is None else f"{number(count)} parameters, "
+    text = f"from random weights, {size}{shape}"
   if run.get("model.lora_rank"):
     text += f", adapter of rank {run.get('model.lora_rank')}"
   if run.get("model.outputs"):
