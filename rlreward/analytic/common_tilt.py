@@ -150,8 +150,8 @@ def _invert(u: Array, f: Array, slope: Array, y: Array) -> Array:
   return u[i] + h * bisect(under, jnp.zeros_like(y), jnp.ones_like(y))
 
 
-def solve(law: Laws, kls_K: Array, rounds: int) -> tuple[Array, Table, Array]:
-  """The alphas at which the mean KL is each budget, and all that were tried.
+def solve(law: Laws, kls_K: Array, rounds: int) -> tuple[Array, Table]:
+  """The alphas at which the mean KL is each budget, among others.
 
   A wide grid first; then each round tries what a cubic in log KL against log
   alpha says, whose slopes are exact: dKL / dalpha = alpha Var.
@@ -162,9 +162,8 @@ def solve(law: Laws, kls_K: Array, rounds: int) -> tuple[Array, Table, Array]:
     rounds: 2 leave about 1e-5 of a budget, 6 the rounding of float64.
 
   Returns:
-    (alphas tried [A], their table, alphas of the budgets [K]). The last K that
-    were tried are the budgets': 0 for 0, inf where no more can be spent, NaN
-    below 0.
+    (alphas [A], their table). The first are 0 and inf, then comes the grid; the
+    last K are the budgets': 0 from 0 down, inf where no more can be spent.
   """
   top = jnp.where(law.fall == 0, law.logp, -jnp.inf)
   limits = -jax.nn.logsumexp(top, axis=1)
@@ -180,19 +179,32 @@ def solve(law: Laws, kls_K: Array, rounds: int) -> tuple[Array, Table, Array]:
   low = low - jnp.log(jnp.where(spread > 0, spread, 1))
   high = jnp.log(jnp.max(limits) + 100)
   high = high - jnp.log(jnp.where(second < jnp.inf, second, 1))
-  u = jnp.linspace(low, jnp.maximum(high, low + 1), _KNOTS)
-  edge = jnp.where(kls_K >= limit, jnp.inf, jnp.where(kls_K == 0, 0, jnp.nan))
-  found = table(law, jnp.exp(u))
-  alpha = edge
-  for i in range(rounds):
-    order = jnp.argsort(u)
+  grid = jnp.linspace(low, jnp.maximum(high, low + 1), _KNOTS)
+  ends = jnp.array([0, jnp.inf], grid.dtype)
+  alpha = jnp.concatenate([ends, jnp.exp(grid)])
+  found = table(law, alpha)
+
+  def line(u, found):
+    """(log alpha, log KL and its slope) of points."""
     kl = jnp.maximum(mean(found.kl, law.live), jnp.finfo(u.dtype).tiny)
     slope = jnp.exp(2 * u) * mean(found.var, law.live) / kl
-    guess = _invert(u[order], jnp.log(kl)[order], slope[order], jnp.log(target))
-    last = i == rounds - 1
-    alpha = jnp.where(inside | (not last), jnp.exp(guess), edge)
-    more = table(law, alpha)
-    u = jnp.concatenate([u, guess])
-    found = jax.tree.map(lambda *x: jnp.concatenate(x), found, more)
-  tried = jnp.concatenate([jnp.exp(u[: u.size - alpha.size]), alpha])
-  return tried, found, alpha
+    return jnp.stack([u, jnp.log(kl), slope])
+
+  def guess(points):
+    u, kl, slope = points[:, jnp.argsort(points[0])]
+    return _invert(u, kl, slope, jnp.log(target))
+
+  def refine(i, points):
+    u = guess(points)
+    more = line(u, table(law._replace(gold=None), jnp.exp(u)))
+    return lax.dynamic_update_slice(points, more, (0, _KNOTS + i * u.size))
+
+  first = line(grid, jax.tree.map(lambda x: x[2:], found))
+  # Until they are known, later points stand at the end of the grid.
+  spare = jnp.repeat(first[:, -1:], (rounds - 1) * kls_K.size, axis=1)
+  points = jnp.concatenate([first, spare], axis=1)
+  points = lax.fori_loop(0, rounds - 1, refine, points)
+  edge = jnp.where(kls_K >= limit, jnp.inf, 0)
+  asked = jnp.where(inside, jnp.exp(guess(points)), edge)
+  both = jax.tree.map(lambda *x: jnp.concatenate(x), found, table(law, asked))
+  return jnp.concatenate([alpha, asked]), both

@@ -95,8 +95,9 @@ def _curve(
 ) -> Curve:
   kls = jnp.asarray(kls, float)
   chex.assert_rank(kls, 1)
-  tried, table, alpha = common_tilt.solve(law, kls, rounds)
+  tried, table = common_tilt.solve(law, kls, rounds)
   asked = jax.tree.map(lambda x: x[x.shape[0] - kls.size :], table)
+  alpha = tried[tried.size - kls.size :]
   kl, reward, var, square = (common_tilt.mean(x, law.live) for x in asked[:4])
   gold = asked.gold
   gold = None if gold is None else common_tilt.mean(gold, law.live)
@@ -107,19 +108,18 @@ def _curve(
   step = left / jnp.where(slope > 0, slope, jnp.inf)
   small = jnp.abs(step) < 1e-2 * finite
   left, step = jnp.where(small, left, 0), jnp.where(small, step, 0)
-  reward = reward + left / finite
-  ends = jnp.array([0, jnp.inf], kls.dtype)
-  more = common_tilt.table(law._replace(gold=None), ends)
-  base = common_tilt.mean(more.reward[0], law.live)
+  known = lambda x: jnp.where(kls >= 0, x, jnp.nan)
+  reward = known(reward + left / finite)
+  base = common_tilt.mean(table.reward[0], law.live)
   curve = Curve(
-    kl=jnp.where(alpha == 0, 0, kl + left),
+    kl=known(jnp.where(alpha == 0, 0, kl + left)),
     reward=reward,
-    alpha=alpha + step,
+    alpha=known(alpha + step),
     ess=common_tilt.mean(1 / asked.square, law.live),
     gold=gold,
     low=reward,
     high=reward,
-    trusted=square <= 1 / TRUST,
+    trusted=(square <= 1 / TRUST) & (kls >= 0),
     base=base,
     gain_low=reward - base,
     gain_high=reward - base,
@@ -127,13 +127,13 @@ def _curve(
   if not resamples:
     return curve
   share = _resample(law.live, resamples, seed)
-  knots = jnp.concatenate([ends, tried])
-  order = jnp.argsort(knots)
-  each = lambda x, y: jnp.where(law.live, jnp.concatenate([x, y])[order], 0)
-  kl_SxA = share @ each(more.kl, table.kl).T
-  reward_SxA = share @ each(more.reward, table.reward).T
+  order = jnp.argsort(tried)
+  each = lambda x: jnp.where(law.live, x[order], 0)
+  kl_SxA = share @ each(table.kl).T
+  reward_SxA = share @ each(table.reward).T
   at = jax.vmap(convex.reward_at, (0, 0, None, None))
-  reward_SxK = at(kl_SxA, reward_SxA, knots[order], kls)
+  reward_SxK = at(kl_SxA, reward_SxA, tried[order], kls)
+  reward_SxK = known(reward_SxK)
   low, high = _band(reward_SxK)
   gain_low, gain_high = _band(reward_SxK - reward_SxA[:, :1])
   return curve._replace(
