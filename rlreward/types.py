@@ -182,7 +182,8 @@ class Task(NamedTuple):
     reward: (Rollout, batch) -> Score, what is trained on.
     gold: (Rollout, batch) -> Score, what is wanted; None where unknown.
     spec: plain facts: vocab_size, prompt_length, stop_ids, pad_id, on_device
-      (True when `reward` is jittable), tokenizer (or None).
+      (True when `reward` is jittable), tokenizer (or None). Where the answers
+      can be listed, `outcomes`: batch -> Outcomes.
     demonstrations: (split, batch_size, seed) -> iterator like that of
       `batches`, of `tokens` i32[B, L], `attend` and `loss` bool[B, L]; None
       where the task has none.
@@ -202,6 +203,22 @@ class Task(NamedTuple):
   demonstrations: Callable[..., Iterator[Mapping[str, Any]]] | None = None
   preferences: Callable[..., Iterator[Mapping[str, Any]]] | None = None
   labelled: Callable[..., Iterator[Mapping[str, Any]]] | None = None
+
+
+class Outcomes(NamedTuple):
+  """The answers to B prompts, listed: Y of each.
+
+  Attributes:
+    tokens: i32[B, Y, T], each with its stop token.
+    mask: bool[B, Y, T], tokens that are there; the rest is padding.
+    reward: f32[B, Y].
+    rest: the reward of every answer that is not listed; None where all are.
+  """
+
+  tokens: Any
+  mask: Any
+  reward: Any
+  rest: float | None
 
 
 class Arm(NamedTuple):

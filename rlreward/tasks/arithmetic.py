@@ -17,7 +17,7 @@ from rlreward.errors import UserError
 from rlreward.tasks import arithmetic_rows as rows
 from rlreward.tasks import data, tokens
 from rlreward.tasks.arithmetic_rows import ALPHABET
-from rlreward.types import Rollout, Score, Task
+from rlreward.types import Outcomes, Rollout, Score, Task
 
 _SPLITS = ("train", "test")
 _TRIES = 10_000
@@ -85,6 +85,7 @@ def make(
     "judge": rows.judge(tok),
     "demonstrated": rows.answer_length(c),
     "hint": c["hint_share"] > 0,
+    "outcomes": _outcomes,
   }
   return Task(
     stream(rows.prompts),
@@ -95,6 +96,13 @@ def make(
     stream(rows.preferences),
     stream(rows.labelled),
   )
+
+
+def _outcomes(batch: Mapping[str, Any]) -> Outcomes:
+  """The right answers; all others earn nothing."""
+  answer = np.asarray(batch["answer"])[:, None]
+  mask = np.asarray(batch["answer_mask"])[:, None]
+  return Outcomes(answer, mask, np.ones(answer.shape[:2], np.float32), 0.0)
 
 
 def tokenizer(config: Any = None) -> tokens.CharTokenizer:
