@@ -53,6 +53,8 @@ def base() -> ml_collections.ConfigDict:
       "beta": 0.0,  # KL to the reference in the reward, per token; or here,
       "target": 0.0,  # or beta steered to this KL of a response, nats; 0 = not
       "horizon": 10_000.0,  # episodes in which beta follows
+      "budget": 0.0,  # nats of a response: beta is that of the optimum which
+      # spends them, solved for in every step; 0 = not
     }
   )
   c.credit = ml_collections.ConfigDict(
@@ -131,6 +133,20 @@ def base() -> ml_collections.ConfigDict:
       "ties": 0.0,  # log-odds of a tie at equal rewards (rao_kupper, davidson)
     }
   )
+  c.shaping = ml_collections.ConfigDict(
+    {
+      "link": "lsc",  # lsc | sum | centred | preference (transform_combine)
+      "names": (),  # components that are combined; () is the reward itself
+      "weights": (),  # one for each name; () is 1 for each
+      "reference": "quantile",  # what to beat: quantile | answer | fixed; one
+      # for all names, or one for each as in "quantile,answer"
+      "samples": 16,  # of the reference for each prompt, in every step
+      "quantile": 0.85,  # share of them below
+      "method": "empirical",  # of the quantile: empirical | gaussian
+      "at": 0.0,  # of fixed
+      "temperature": 1.0,  # unit of Bradley-Terry in units of the reward
+    }
+  )
   c.best_of_n = ml_collections.ConfigDict(
     {
       "n": 8,  # of best-of-n: the law that bond distils
@@ -168,6 +184,11 @@ def base() -> ml_collections.ConfigDict:
       "every": 50,  # steps; 0 = only at the ends
       "prompts": 256,
       "temperature": 1.0,
+    }
+  )
+  c.frontier = ml_collections.ConfigDict(
+    {
+      "samples": 0,  # of the reference for each held-out prompt; 0 = none
     }
   )
   c.log = ml_collections.ConfigDict(

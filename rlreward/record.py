@@ -53,7 +53,15 @@ def banner(
 
 
 def _kl_line(config) -> str:
-  c = config.loss
+  c, r = config.loss, config.kl_reward
+  if r.budget:
+    return (
+      f"KL to the reference: in the reward, at the coefficient whose optimum"
+      f" spends {r.budget:g} nats per response"
+    )
+  if r.beta:
+    aim = f", steered to {r.target:g} nats per response" if r.target else ""
+    return f"KL to the reference: {r.beta:g} x k1 in the reward{aim}"
   if not c.kl_beta:
     return "KL to the reference: none in the loss or the reward" + (
       ", logged" if config.reference == "always" else ""
@@ -108,6 +116,12 @@ def rows(
     row["prompt_ids"], row["completion_ids"] = prompt.tolist(), ids.tolist()
     out.append(row)
   return out
+
+
+def write_command(workdir: pathlib.Path, command: str) -> None:
+  """Writes how to run this again to `command.txt`, on process 0."""
+  if command and jax.process_index() == 0:
+    (workdir / "command.txt").write_text(command + "\n", encoding="utf-8")
 
 
 def write_eval(

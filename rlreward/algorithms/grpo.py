@@ -48,7 +48,9 @@ def penalty(config) -> credit.Penalty | None:
   """
   c = config.kl_reward
   checks.kl_reward(config)
-  return credit.Penalty(c.beta, c.target, c.horizon) if c.beta else None
+  if not (c.beta or c.budget):
+    return None
+  return credit.Penalty(c.beta, c.target, c.horizon, c.budget)
 
 
 def regularised(loss: policy.Loss, config) -> policy.Loss:

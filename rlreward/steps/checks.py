@@ -98,13 +98,28 @@ def kl_reward(config) -> None:
       ("beta", c.beta, 0 <= c.beta < math.inf, "0 (off) or more", away),
       ("target", c.target, c.target >= 0, "0 (off) or nats", "it is a KL"),
       ("horizon", c.horizon, c.horizon > 0, "above 0", "it is a time"),
+      ("budget", c.budget, 0 <= c.budget < math.inf, "0 (off) or nats",
+       "it is a KL"),
     ),
-  )
-  if c.beta and config.loss.kl_beta:
+  )  # fmt: skip
+  named = "budget" if c.budget else "beta"
+  if c[named] and config.loss.kl_beta:
     raise errors.UserError(
-      f"kl_reward.beta={c.beta} and loss.kl_beta={config.loss.kl_beta}",
+      f"kl_reward.{named}={c[named]} and loss.kl_beta={config.loss.kl_beta}",
       "the KL to the reference would be paid for twice",
       "set one of them to 0",
+    )
+  if c.budget and (c.beta or c.target):
+    raise errors.UserError(
+      f"kl_reward.budget={c.budget} with beta={c.beta}, target={c.target}",
+      "the budget alone decides the coefficient",
+      "set kl_reward.beta=0 and kl_reward.target=0",
+    )
+  if c.budget and config.samples_per_prompt < 2:
+    raise errors.UserError(
+      f"kl_reward.budget={c.budget} with samples_per_prompt=1",
+      "what a KL can buy is read from the spread of a prompt's rewards",
+      "set samples_per_prompt=8, or steer with kl_reward.target",
     )
   if c.target and not c.beta:
     raise errors.UserError(

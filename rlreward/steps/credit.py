@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from rlreward.analytic import budget
 from rlreward.ops import kl as kl_lib
 from rlreward.ops import masked, returns
 from rlreward.types import Array
 
 AHEAD = frozenset({"reference_logp"})
+_MEMORY = 0.9  # of the coefficient that a KL budget implies, for each step
 
 
 class Aside(NamedTuple):
@@ -46,11 +48,15 @@ class Penalty(NamedTuple):
     beta: coefficient, or its start where there is a target.
     target: KL of a response that beta is steered to, nats; 0 leaves beta alone.
     horizon: episodes, see `returns.adaptive_kl`.
+    budget: KL of a response, nats; above 0, beta is 1 / alpha of the optimum
+      that spends it, which each step's rewards imply; see
+      `analytic.budget.implied_alpha`.
   """
 
   beta: float
   target: float = 0.0
   horizon: float = 10_000.0
+  budget: float = 0.0
 
 
 class Signals(NamedTuple):
@@ -122,22 +128,36 @@ def _penalised(
   if penalty is None:
     return None, state, {}
   assert signals.reference_logp is not None
-  beta = state["kl_beta"]
+  beta = following = state["kl_beta"]
   k1 = kl_lib.k1(signals.logp, signals.reference_logp)
   k1 = masked.clean(k1, signals.action)
-  metrics = {"kl_beta": beta}
   if penalty.target:
     kl = jnp.mean(jnp.sum(k1, 1))
     rows = signals.reward.shape[0]
-    beta = returns.adaptive_kl(beta, kl, penalty.target, rows, penalty.horizon)
-  return -state["kl_beta"] * k1, {**state, "kl_beta": beta}, metrics
+    following = returns.adaptive_kl(
+      beta, kl, penalty.target, rows, penalty.horizon
+    )
+  if penalty.budget:
+    alpha = budget.implied_alpha(
+      signals.grouped(_total(signals, None)),
+      signals.grouped(jnp.sum(k1, 1)),
+      penalty.budget,
+      signals.grouped(signals.valid),
+    )
+    # A budget that these samples cannot spend implies no price at all.
+    found = jnp.where(alpha > 0, 1 / alpha, jnp.maximum(beta, 0))
+    # Nothing is known before the first step, and one step knows little.
+    beta = jnp.where(beta < 0, found, beta)
+    following = _MEMORY * beta + (1 - _MEMORY) * found
+  return -beta * k1, {**state, "kl_beta": following}, {"kl_beta": beta}
 
 
 def _start(penalty: Penalty | None, **own) -> Callable[[], dict[str, Any]]:
   def init():
     state = {k: jnp.asarray(v, jnp.float32) for k, v in own.items()}
     if penalty is not None:
-      state["kl_beta"] = jnp.asarray(penalty.beta, jnp.float32)
+      first = -1.0 if penalty.budget else penalty.beta
+      state["kl_beta"] = jnp.asarray(first, jnp.float32)
     return state
 
   return init

@@ -1,0 +1,1 @@
+"""Papers: one file each, a choice at one or more stages of the pipeline."""
