@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rlreward import attainable, errors, metrics, record, registry, sharding
 from rlreward import config as config_lib
-from rlreward import errors, metrics, record, registry, sharding
 from rlreward.checkpoint import Checkpointer
 from rlreward.steps import judge as judge_lib
-from rlreward.steps import overlap, roles
+from rlreward.steps import overlap, pool, roles
 from rlreward.steps import start as start_lib
 from rlreward.types import Method, State, Task
 
@@ -123,6 +123,8 @@ def run(
     actor = roles.policy(config.model)
     key = jax.random.key(config.seed)
     abstract = jax.eval_shape(method.init, key)
+    if method.evaluate is not None:
+      pool.check(config, abstract.frozen)
     placed = sharding.state_shardings(
       abstract, actor.axes, sharding.TRAIN_RULES, mesh
     )
@@ -150,10 +152,14 @@ def run(
         config, actor, abstract, mesh, workdir, command, stage, begun
       )
     )
+    record.write_command(workdir, command)
     evals = record.old_evals(workdir, begun)
     counter = stack.enter_context(metrics.CompileCounter(warn=writer.line))
     place = lambda batch: judge_lib.spread(mesh, batch)
-    judge = _Judge(config, task, method, place, writer, workdir, counter)
+    tracker = attainable.Tracker(config, task, actor, workdir, evals)
+    judge = _Judge(
+      config, task, method, place, writer, workdir, counter, tracker
+    )
     stopping = stack.enter_context(contextlib.closing(_Signals()))
     stack.callback(saver.close)
 
@@ -305,8 +311,11 @@ def _batches(config, task: Task, method: Method) -> Any:
 class _Judge:
   """Held-out evaluation on prompts and a key that never change."""
 
-  def __init__(self, config, task, method, place, writer, workdir, counter):
+  def __init__(
+    self, config, task, method, place, writer, workdir, counter, tracker
+  ):
     self.method, self.task, self.place = method, task, place
+    self.tracker = tracker
     self.writer, self.workdir, self.counter = writer, workdir, counter
     self.key = jax.random.key(config.seed + 1)
     size = config.eval.prompts
@@ -332,6 +341,8 @@ class _Judge:
         rows = record.rows(self.task, found["rollout"], found["score"], {})
         record.write_eval(self.workdir, step, rows)
     values = {k: float(s) / max(float(w), 1e-9) for k, (s, w) in sums.items()}
+    if self.batch is not None:
+      values |= self.tracker(state, batch, self.batch, values)
     # Last: a line of metrics says that this evaluation needs no other.
     self.writer.scalars(step, values, prefix="eval/")
     shown = ", ".join(f"{k} {v:.3f}" for k, v in values.items())

@@ -29,7 +29,7 @@ ORDER = (
   ("algorithms",),
   ("methods",),
   ("registry",),
-  ("record",),
+  ("record", "attainable"),
   ("train", "plan", "report", "doctor", "runs", "annotate"),
   ("claims",),
   ("cli",),

@@ -51,7 +51,8 @@ def test_the_directory_holds_what_is_promised():
   config, result, _ = finished()
   found = {p.name for p in result.workdir.iterdir()} - {"compiled"}
   assert found == {"config.json", "metrics.jsonl", "samples", "tensorboard",
-                   "checkpoints"}  # fmt: skip
+                   "checkpoints", "command.txt"}  # fmt: skip
+  assert (result.workdir / "command.txt").read_text() == "rlreward train X\n"
   assert from_json((result.workdir / "config.json").read_text()) == config
   assert list((result.workdir / "tensorboard").glob("events.*"))
   names = sorted(p.name for p in (result.workdir / "samples").iterdir())

@@ -51,15 +51,18 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
 
   Returns:
     (state, batch, key, whole) -> {"metrics": {name: (sum, weight)}, "rollout",
-    "score"}; sums and weights add up over batches. `batch` has its arrays on
+    "score"}; sums and weights add up over batches. `proxy` is the mean of what
+    is trained on where gold is another reward. `batch` has its arrays on
     the mesh, `whole` is the batch of all processes that a reward on the host
     reads. Where the State has a reference, `kl` is the mean over responses of
     sum_t log pi / pi_ref, nats, at the sampling temperature.
   """
   spec = sampling_spec(config, task, 1, temperature=config.eval.temperature)
   gold = task.gold or task.reward
+  proxy = None if gold is task.reward else task.reward
   if task.spec["on_device"]:
     gold = jax.jit(gold)
+    proxy = proxy and jax.jit(proxy)
 
   @jax.jit
   def sample(state: State, batch, key):
@@ -94,14 +97,17 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
     rollout, divergence = sample(state, judge.arrays(batch), key)
     score = judge.judge(gold, task, rollout, batch, whole or batch)
 
-    def read(x):
+    def read(x, valid):
       # A component may be missing (NaN) where the reward as a whole is valid.
-      known = jnp.asarray(score.valid) & jnp.isfinite(x)
+      known = jnp.asarray(valid) & jnp.isfinite(x)
       return masked.masked_sum(jnp.asarray(x), known), jnp.sum(known)
 
-    metrics = {"reward": read(score.value)}
+    metrics = {"reward": read(score.value, score.valid)}
+    if proxy is not None:
+      other = judge.judge(proxy, task, rollout, batch, whole or batch)
+      metrics["proxy"] = read(other.value, other.valid)
     for name, part in score.components.items():
-      metrics[name] = read(part)
+      metrics[name] = read(part, score.valid)
     rows = jnp.asarray(rollout.finish.shape[0])
     metrics["length"] = (jnp.sum(rollout.action), rows)
     metrics["truncated"] = (jnp.sum(rollout.finish == LENGTH), rows)

@@ -1,0 +1,1 @@
+"""Evaluations that look across samples, runs or models."""
