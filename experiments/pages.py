@@ -65,16 +65,21 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
   """The rows of `summary` as a Markdown table."""
+  exact = any("attainable" in r for r in rows)
   lines = [
-    "| algorithm | accuracy | sd | KL, nats | best at it | seconds | GiB |",
-    "|---|---|---|---|---|---|---|",
+    "| algorithm | accuracy | sd | KL, nats | best at it | seconds | GiB |"
+    if exact
+    else "| algorithm | reward | sd | KL, nats | seconds | GiB |",
+    "|---|---|---|---|---|---|" + "---|" * exact,
   ]
   for r in rows:
     if "last" in r:
       mid = (
         f"{r['first']:.3f} -> {r['last']:.3f} | {r['last_sd']:.3f} |"
-        f" {r['kl']:.2f} | {r.get('attainable', float('nan')):.3f}"
+        f" {r['kl']:.2f}"
       )
+      if exact:
+        mid += f" | {r.get('attainable', float('nan')):.3f}"
     else:
       mid = f"{r['accuracy']:.3f} (of pairs) | | |"
     lines.append(

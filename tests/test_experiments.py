@@ -96,3 +96,21 @@ def test_readme_and_pages_are_those_of_the_results():
   assert RESULT.with_suffix(".md").read_text() == pages.table(rows)
   gains = {r["algorithm"]: r["least_gain"] for r in rows if "last" in r}
   assert all(gain > 0 for gain in gains.values()), gains
+
+
+def test_a_table_without_a_frontier_has_no_column_for_it():
+  result = {**made_up(), "frontier": []}
+  text = pages.table(pages.summary(result))
+  assert "best at it" not in text and "| reward |" in text
+  rows = text.splitlines()
+  assert len({row.count("|") for row in rows[:3]}) == 1
+  assert "| grpo | 0.400 -> 0.700 | 0.141 | 0.50 | 10 | 1.0 |" in text
+
+
+def test_every_online_algorithm_learns_on_the_tiny_llama():
+  found = json.loads(
+    (paths.REPO / "results" / "algorithms_dreams.json").read_text()
+  )
+  rows = {r["algorithm"]: r for r in found["summary"]}
+  assert set(rows) == set(algorithms.DREAMS) and len(found["seeds"]) >= 3
+  assert all(r["least_gain"] > 0 for r in rows.values()), rows
