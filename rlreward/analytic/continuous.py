@@ -147,7 +147,9 @@ def exponential(rate: float | Array) -> Family:
 
   def alpha(k):
     y = gain(k)
-    return rate * jnp.where(y < jnp.inf, y / (1 + y), 1 + 0 * k)
+    whole = jnp.isposinf(y)
+    y = jnp.where(whole, 0, y)
+    return rate * jnp.where(whole, 1, y / (1 + y))
 
   return _floats(
     inside(lambda left, y: jnp.log1p(y)),
@@ -287,9 +289,14 @@ def bernoulli(p: float | Array) -> Family:
     value = hit * excess + jnp.exp(miss) * (n - 1) * log_miss
     return jnp.where(some, jnp.maximum(value, 0), 0)
 
+  def partition(a):
+    large = a > 30
+    low = jnp.log1p(p * jnp.expm1(jnp.where(large, 0, a)))
+    return jnp.where(large, jnp.logaddexp(logp[..., 0], logp[..., 1] + a), low)
+
   on = lambda f: lambda x: f(logp, r, x)
   return _floats(
-    on(tilt.log_partition),
+    partition,
     on(tilt.mean_reward),
     on(tilt.variance),
     on(tilt.kl),
