@@ -22,6 +22,7 @@ VERBS = {
   "export": "write a run's policy as a Hugging Face directory",
   "reference": "write a reference's log-probs beside pairs or labelled answers",
   "report": "write a run as one HTML page: curves, findings, samples",
+  "audit-reward": "a reward on labelled answers and probes; 1 if it fails",
   "check-parity": "compare our logits with those of transformers (torch)",
   "doctor": "versions, devices, extras, cache; numbered fixes",
   "list": "algorithms, tasks, configs and model families",
@@ -174,6 +175,16 @@ def _parser() -> argparse.ArgumentParser:
     metavar="OTHER_RUN",
     help="other runs, drawn beside it",
   )
+  p = verb("audit-reward", "  rlreward audit-reward judge.py:f --fixtures=f."
+           "jsonl\n  rlreward audit-reward a.py:f@0.5,b.py:g --fixtures=f.jsonl"
+           " --json")  # fmt: skip
+  p.add_argument("name", help="file.py:function or package.module:function")
+  p.add_argument("--fixtures", required=True, help="JSONL: prompt, completion,"
+                 " label, tags, columns; first line {'spec': ..}")  # fmt: skip
+  p.add_argument("--threshold", type=float, help="accepted from this value on")
+  p.add_argument("--seed", type=int, default=0, help="of the probes")
+  p.add_argument("--json", action="store_true", help="print JSON")
+  p.add_argument("--out", help="a JSON file that does not exist")
   p = verb("check-parity", "  rlreward check-parity --model=path/to/hf\n"
            "  rlreward check-parity --model=exported")  # fmt: skip
   p.add_argument("--model", required=True, help="a directory with weights")
@@ -303,6 +314,14 @@ def _report(args: Any, overrides: list[str]) -> int:
   return 0
 
 
+def _audit(args: Any, overrides: list[str]) -> int:
+  from rlreward import audit
+
+  del overrides
+  given = args.threshold, args.seed, args.json, args.out
+  return audit.main(args.name, args.fixtures, *given)
+
+
 def _parity(args: Any, overrides: list[str]) -> int:
   from rlreward.models import parity
 
@@ -364,6 +383,7 @@ _RUN = {
   "export": _export,
   "reference": _reference,
   "report": _report,
+  "audit-reward": _audit,
   "check-parity": _parity,
   "doctor": _doctor,
   "list": _list,

@@ -30,7 +30,7 @@ ORDER = (
   ("methods",),
   ("registry",),
   ("record", "attainable"),
-  ("train", "plan", "report", "doctor", "runs", "annotate"),
+  ("train", "plan", "report", "doctor", "runs", "annotate", "audit"),
   ("claims",),
   ("cli",),
   ("__main__",),
