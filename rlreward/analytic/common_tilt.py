@@ -117,8 +117,10 @@ def table(law: Laws, alpha_A: Array) -> Table:
   def one(alpha):
     # An infinite alpha leaves the best alone and kills all others.
     x = jnp.where(level, 0, alpha * jnp.where(level, 1, law.fall))
-    d = x - jax.nn.logsumexp(law.logp + x, axis=1, keepdims=True)
-    q = jnp.exp(law.logp + d)
+    top = jnp.max(law.logp + x, axis=1, keepdims=True)
+    w = jnp.exp(law.logp + x - top)
+    total = jnp.sum(w, axis=1, keepdims=True)
+    q, d = w / total, x - (top + jnp.log(total))
     # As in tilt.divergence, terms q d - q + p >= 0 keep a small KL precise.
     near = jnp.abs(d) < _SERIES
     e = jnp.where(near, d, 0)
