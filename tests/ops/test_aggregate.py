@@ -1,5 +1,6 @@
 """Aggregation against float64 loops, scipy, closed forms and hidden NaNs."""
 
+import functools
 import math
 
 import jax
@@ -82,13 +83,14 @@ def test_hidden_members_touch_neither_value_nor_gradient(rule):
   r, known = numbers(1)
   known[2, 1] = False
   hole, zero = np.where(known, r, NAN), np.where(known, r, 0.0)
-  f = lambda x: aggregate.aggregate(x, rule, known)
+  f = jax.jit(lambda x: aggregate.aggregate(x, rule, known))
   np.testing.assert_array_equal(f(hole), f(zero))
   assert np.isnan(f(hole)[2, 1])
   seen = known.any(-1)
   total = lambda x: jnp.sum(jnp.where(seen, f(x), 0))
-  grad = jax.grad(total)(jnp.asarray(hole, jnp.float32))
-  np.testing.assert_array_equal(grad, jax.grad(total)(jnp.float32(zero)))
+  slope = jax.jit(jax.grad(total))
+  grad = slope(jnp.float32(hole))
+  np.testing.assert_array_equal(grad, slope(jnp.float32(zero)))
   assert np.isfinite(grad).all() and (np.asarray(grad)[~known] == 0).all()
   # One member that all take and none knows makes its row unknown, no other.
   r[0, 0, 0] = NAN
@@ -102,10 +104,9 @@ def test_hidden_members_touch_neither_value_nor_gradient(rule):
 def test_a_weight_of_zero_is_no_member_even_beside_nan(rule):
   r = np.asarray([[0.5, NAN, 0.8]])
   w = jnp.asarray([1.0, 0.0, 2.0])
-  got = aggregate.aggregate(r, rule, None, w)
-  want = aggregate.aggregate(r[:, ::2], rule, None, w[::2])
-  np.testing.assert_allclose(got, want, rtol=TOL)
-  grad = jax.grad(lambda w: aggregate.aggregate(r[0], rule, None, w))(w)
+  f = jax.jit(lambda r, w: aggregate.aggregate(r, rule, None, w))
+  np.testing.assert_allclose(f(r, w), f(r[:, ::2], w[::2]), rtol=TOL)
+  grad = jax.jit(jax.grad(lambda w: f(r, w)[0]))(w)
   assert np.isfinite(grad).all()
 
 
@@ -117,7 +118,7 @@ def test_one_member_or_many_equal_ones_are_that_member(rule, size):
   got = aggregate.aggregate(r, rule)
   want = {"sum": 0.1 * size, "product": 0.1**size}.get(rule, 0.1)
   np.testing.assert_allclose(got, want, rtol=TOL, atol=1e-7)
-  grad = jax.grad(lambda r: aggregate.aggregate(r, rule))(r)
+  grad = jax.jit(jax.grad(lambda r: aggregate.aggregate(r, rule)))(r)
   assert np.isfinite(grad).all() and np.abs(grad).max() <= 1 + TOL
 
 
@@ -133,10 +134,10 @@ def test_ties_share_the_gradient():
 def test_gradients_are_finite_differences(rule, x64):
   r = jnp.asarray([0.4, 0.9, 0.2])
   w = None if rule in aggregate.UNWEIGHTED else jnp.asarray([1.0, 2.0, 0.5])
-  f = lambda r: aggregate.aggregate(r, rule, None, w, coef=0.5)
-  step = 1e-6 * jnp.eye(3)
-  want = [(f(r + d) - f(r - d)) / 2e-6 for d in step]
-  np.testing.assert_allclose(jax.grad(f)(r), want, atol=1e-8)
+  f = jax.jit(lambda r: aggregate.aggregate(r, rule, None, w, coef=0.5))
+  step = 1e-6 * np.eye(3)
+  want = (f(r + step) - f(r - step)) / 2e-6
+  np.testing.assert_allclose(jax.jit(jax.grad(f))(r), want, atol=1e-8)
 
 
 def test_hand_numbers():
@@ -286,19 +287,22 @@ def test_pareto_weights_are_the_equation(normalise, of):
       x = (x - span[0]) / np.where(np.ptp(x, 0) > 0, span[1], np.inf)
     gain = x.sum(1) if of is None else x[:, of]
     want[rows] = np.where(kept, gain, 0) / kept.sum()
-  f = lambda r: aggregate.pareto_weights(
-    r, valid, group, of=of, normalise=normalise
+  f = jax.jit(
+    lambda r: aggregate.pareto_weights(
+      r, valid, group, of=of, normalise=normalise
+    )
   )
   hole = jnp.asarray(np.where(valid[:, None], r, NAN))
   np.testing.assert_allclose(f(hole), want, atol=2e-6)
-  grad = jax.grad(lambda r: f(r).sum())(hole)
+  grad = jax.jit(jax.grad(lambda r: f(r).sum()))(hole)
   assert np.isfinite(grad).all() and (np.asarray(grad)[3] == 0).all()
 
 
 def test_nobody_judged_is_nobody_kept():
   r = jnp.full((3, 2), jnp.nan)
   for normalise in aggregate.NORMALISE:
-    got = aggregate.pareto_weights(r, normalise=normalise)
+    f = functools.partial(aggregate.pareto_weights, normalise=normalise)
+    got = jax.jit(f)(r)
     np.testing.assert_array_equal(got, np.zeros(3))
   with pytest.raises(ValueError, match="ranks"):
     aggregate.pareto_weights(jnp.ones((2, 2)), normalise="ranks")
