@@ -191,7 +191,7 @@ def tracked(
     def one(r, score, rollout, name):
       k = names.index(name) if names else 0
       mine = jax.tree.map(lambda x: x[k] if x.ndim else x, m)
-      return fn(r, jax.lax.stop_gradient(mine))
+      return fn(r, mine)
 
     score, _ = shaping.each(names, one).update(score, (), rollout)
     return score, m

@@ -4,12 +4,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import nano
 import numpy as np
 import pytest
 
 from rlreward import checkpoint, errors
-from rlreward.ops import bounded
+from rlreward.ops import advantage, bounded, policy
 from rlreward.rewards import combine, running, shaping
+from rlreward.steps import credit, online
 from rlreward.types import Score, State
 
 NAN = np.nan
@@ -308,3 +310,49 @@ def test_a_shape_of_the_ops_can_be_tracked():
   )
   want = 1 / (1 + np.exp(2.5 - np.arange(6.0)))
   np.testing.assert_allclose(found.value, want, rtol=1e-6)
+
+
+def parts_reward(rollout, batch):
+  even = nano.even_share(rollout, batch).value
+  zeros = jnp.sum(rollout.action & (rollout.tokens < 4), 1, dtype=jnp.float32)
+  return Score(even, jnp.ones(even.shape, bool), None, {"a": even, "b": zeros})
+
+
+def test_an_online_step_hands_the_moments_on():
+  """Two steps by hand; rows of the reference are cut off beside each prompt."""
+  b, g, m = nano.B, nano.G, 3
+  method = online.make(
+    nano.config(),
+    nano.task(parts_reward),
+    loss=policy.reinforce(),
+    credit=credit.sequence(
+      lambda s: advantage.group_advantage(
+        s.grouped(s.reward), s.grouped(s.valid), scale="none"
+      ).reshape(-1)
+    ),
+    aggregate="seq_mean_token_sum",
+    shaping=shaping.chain(
+      combine.relative(NAMES, m),
+      running.centre_prompt(NAMES),
+      running.standardise(NAMES),
+      combine.aggregate(NAMES, "mean"),
+    ),
+  )
+  state, past = jax.jit(method.init)(jax.random.key(0)), np.zeros((0, 2))
+  for t in range(2):
+    batch, key = nano.batch(), jax.random.fold_in(state.key, t)
+    rollout = method.phases.sample(state, batch, key)
+    judged = method.phases.score(rollout, batch)
+    x = np.stack([judged.components[k] for k in NAMES], -1)
+    x = x.astype(np.float64).reshape(b, g + m, 2)
+    gap = x[:, :g, None] - x[:, None, g:]
+    x = (1 / (1 + np.exp(-gap))).mean(2)
+    x = (x - x.mean(1, keepdims=True)).reshape(b * g, 2)
+    past = np.concatenate([past, x])
+    state, metrics = method.phases.update(state, rollout, judged)
+    want = ((x - past.mean(0)) / past.std(0)).mean(1)
+    rows = np.asarray(metrics["rows"]["reward"]).reshape(b, g + m)[:, :g]
+    np.testing.assert_allclose(rows.ravel(), want, rtol=1e-4, atol=1e-5)
+    moments = state.extra["shaping"][2]
+    np.testing.assert_array_equal(moments.count, (t + 1) * b * g)
+    np.testing.assert_allclose(running.deviation(moments), past.std(0), 1e-4)
