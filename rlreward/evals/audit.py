@@ -180,11 +180,15 @@ class _Asker:
       )
     status = np.where(valid, values.OK, values.ABSTAIN)
     if "status" in score.components:
+      # Of several rewards one may fail where the others give a value.
       said = np.asarray(score.components["status"]).astype(int)
-      status = np.where(valid, values.OK, np.maximum(said, values.ABSTAIN))
-    status = np.where(valid & ~np.isfinite(value), values.ERROR, status)
+      gone = np.maximum(said, values.ABSTAIN)
+      kept = np.where(said > values.ABSTAIN, said, values.OK)
+      status = np.where(valid, kept, gone)
+    seen = valid & np.isfinite(value)
+    status = np.where(valid & ~seen, values.ERROR, status)
     self.counts += np.bincount(status, minlength=len(self.counts))
-    return np.where(status == values.OK, value, np.nan), status
+    return np.where(seen, value, np.nan), status
 
 
 def _no_way(scorer: Scorer) -> UserError:

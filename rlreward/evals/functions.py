@@ -61,7 +61,7 @@ def wrap(
 
   def score(rows: Sequence[Row]) -> Score:
     found = [
-      combined(*_rollout(rows[i : i + CHUNK], columns))
+      combined(*rollout(rows[i : i + CHUNK], columns))
       for i in range(0, len(rows), CHUNK)
     ]
     join = lambda parts: np.concatenate([np.asarray(p) for p in parts])
@@ -78,14 +78,14 @@ def wrap(
     for target in ("completion", *row.columns):
       planted, touched = _explosive()
       inner = _Text(planted)
-      rollout, batch = _rollout([row], columns)
+      drawn, batch = rollout([row], columns)
       if target == "completion":
-        rollout, batch = _rollout([row], columns, [[_PLANTED]])
+        drawn, batch = rollout([row], columns, [[_PLANTED]])
       else:
         batch["columns"][target] = [planted]
       try:
         with audit.quiet():
-          got = function.Combined(pairs, inner, True)(rollout, batch)
+          got = function.Combined(pairs, inner, True)(drawn, batch)
       except (FaultError, UserError):
         out.append((target, None))
         continue
@@ -138,7 +138,7 @@ class _Text:
     return self._planted if ids == [_PLANTED] else "".join(map(chr, ids))
 
 
-def _rollout(
+def rollout(
   rows: Sequence[Row],
   columns: Sequence[str],
   answers: Sequence[list[int]] | None = None,

@@ -313,9 +313,9 @@ def contexts(
 ) -> list[Context]:
   """What edits may know of each row.
 
-  The right answer is the column `answer`, else a good answer to the same
-  prompt. A wrong one is the right answer to another prompt, else a bad answer
-  to the same one.
+  The right answer is the column `answer`; without it nothing is known, for a
+  good text put beside a bad one may well be better. A wrong one is the right
+  answer to another prompt, else a bad answer to the same one.
 
   Args:
     fixtures: N rows.
@@ -324,28 +324,25 @@ def contexts(
     pad: text of the padding token.
     seed: of the choices.
   """
-  alike: dict[str, tuple[list[str], list[str]]] = {}
+  bad: dict[str, str] = {}
   for fixture, fine in zip(fixtures, good, strict=True):
-    sides = alike.setdefault(fixture.row.prompt, ([], []))
-    sides[not fine].append(fixture.row.completion)
+    if not fine:
+      bad.setdefault(fixture.row.prompt, fixture.row.completion)
   known = {str(f.row.columns[answer]) for f in fixtures
            if f.row.columns.get(answer) is not None}  # fmt: skip
   out = []
   for fixture, fine in zip(fixtures, good, strict=True):
     row, key = fixture.row, f"{seed}/{fixture.line}"
-    rights, wrongs = alike[row.prompt]
     told = row.columns.get(answer)
-    right = str(told) if told is not None else (rights[0] if rights else None)
+    right = None if told is None else str(told)
     swapped = None
-    if fine and told is not None:
-      others = sorted(
-        k for k in known if str(told) not in k and k not in str(told)
-      )
+    if fine and right is not None:
+      others = sorted(k for k in known if right not in k and k not in right)
       if others:
         other = random.Random(key).choice(others)
-        swapped = _replace(row.completion, str(told), other)
-    if fine and swapped is None and wrongs:
-      swapped = wrongs[0]
+        swapped = _replace(row.completion, right, other)
+    if fine and swapped is None:
+      swapped = bad.get(row.prompt)
     out.append(Context(fine, right, swapped, pad, key))
   return out
 
