@@ -135,20 +135,15 @@ def answer(suffix: str = "_reference") -> Reference:
   )
 
 
-def fixed(*values: float) -> Reference:
+def fixed(value: float) -> Reference:
   """The same number for every prompt; right only where rewards have no shift.
 
   Args:
-    *values: one for each name in order, or one for all.
+    value: in units of the reward.
   """
-
-  def read(score: Score, rollout: Rollout, name: str) -> Array:
-    del rollout, name
-    return jnp.full(score.value.shape, values[0], jnp.float32)
-
-  if len(values) != 1:
-    raise ValueError(f"{len(values)} values; chain one `centre` for each name")
-  return Reference(read)
+  return Reference(
+    lambda score, rollout, name: jnp.full(score.value.shape, value, jnp.float32)
+  )
 
 
 # ---------------------------------------------------------------- shapings
@@ -181,20 +176,34 @@ def each(
   return stateless(run, beside, (*names, *reads))
 
 
-def centre(names: Sequence[str], reference: Reference) -> Shaping:
+def centre(
+  names: Sequence[str], reference: Reference | Sequence[Reference]
+) -> Shaping:
   """r_k - ref_k: how far each component lies above its reference.
 
   Args:
     names: components; () is the value.
-    reference: without gradient.
+    reference: one for all names or one for each; without gradient.
+
+  Raises:
+    ValueError: another number of references than of names, or references that
+      are made of different numbers of samples.
   """
+  of = tuple(names) or ("",)
+  if isinstance(reference, Reference):
+    reference = [reference] * len(of)
+  if len(reference) != len(of):
+    raise ValueError(f"{len(reference)} references for {len(of)} names")
+  known = dict(zip(of, reference, strict=True))
 
-  def gap(r: Array, score: Score, rollout: Rollout, name: str) -> Array:
-    return r - jax.lax.stop_gradient(reference.read(score, rollout, name))
+  def one(name: str, ref: Reference) -> Shaping:
+    def gap(r: Array, score: Score, rollout: Rollout, name: str) -> Array:
+      return r - jax.lax.stop_gradient(ref.read(score, rollout, name))
 
-  suffix = reference.suffix
-  known = tuple((n or "value") + suffix for n in names or ("",))
-  return each(names, gap, reference.beside, known if suffix else ())
+    reads = ((name or "value") + ref.suffix,) if ref.suffix else ()
+    return each((name,) if name else (), gap, ref.beside, reads)
+
+  return chain(*(one(name, ref) for name, ref in known.items()))
 
 
 def affine(
@@ -239,19 +248,23 @@ def log_sigmoid(names: Sequence[str] = ()) -> Shaping:
   return each(names, lambda r, *_: transform.lsc(r[:, None], jnp.zeros(1)))
 
 
-def preference(names: Sequence[str], samples: int) -> Shaping:
-  """mean_j sigmoid(r_k - r_ref_kj) over samples of the reference.
+def preference(
+  names: Sequence[str], samples: int, temperature: float = 1.0
+) -> Shaping:
+  """mean_j sigmoid((r_k - ref_kj) / temperature) over samples of the reference.
 
   Args:
     names: components; () is the value.
     samples: of each prompt, drawn beside the rows of every step.
+    temperature: the unit of Bradley-Terry in units of the reward.
 
   Reference: arXiv 2502.18770.
   """
 
   def chance(r: Array, score: Score, rollout: Rollout, name: str) -> Array:
     del score
-    return transform.preference_as_reward(r, beside(rollout, name))
+    refs = beside(rollout, name)
+    return transform.preference_as_reward(r / temperature, refs / temperature)
 
   return each(names, chance, samples)
 
@@ -285,7 +298,7 @@ def total(
 
 def lsc(
   names: Sequence[str],
-  reference: Reference,
+  reference: Reference | Sequence[Reference],
   weights: Sequence[float] | None = None,
   temperature: float = 1.0,
 ) -> Shaping:
@@ -295,7 +308,7 @@ def lsc(
 
   Args:
     names: components; () is the value.
-    reference: what is good enough.
+    reference: what is good enough; one for all names or one for each.
     weights: one for each name; None is 1 for each.
     temperature: the unit of Bradley-Terry in units of the reward.
 

@@ -138,11 +138,26 @@ def test_a_chain_hands_on_state_and_needs():
 
 @pytest.mark.parametrize(
   "bad",
-  [lambda: shaping.total(NAMES, (1.0,)), lambda: shaping.fixed(1.0, 2.0)],
+  [
+    lambda: shaping.total(NAMES, (1.0,)),
+    lambda: shaping.lsc(NAMES, [shaping.fixed(0.0)]),
+  ],
 )
 def test_counts_that_disagree_are_refused(bad):
-  with pytest.raises(ValueError, match=r"1 weights|2 values"):
+  with pytest.raises(ValueError, match="1 weights|1 references"):
     bad()
+
+
+def test_each_name_may_have_a_reference_of_its_own():
+  # The paper's: a quantile for help, a canned refusal for harmlessness.
+  rows = np.asarray([[0.0, 2.0]] * 4, np.float32)
+  made = shaping.lsc(NAMES, [shaping.quantile(0.5, 2), shaping.answer()])
+  given = score(safe_reference=SAFE - 3)
+  want = transform.lsc(np.stack([HELP, SAFE], -1),
+                       np.stack([np.ones(4), SAFE - 3], -1))  # fmt: skip
+  got = apply(made, given, Rows(help=rows)).value
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+  assert made.beside == 2 and "safe_reference" in made.reads
 
 
 # ------------------------------------------------------------ in a step
