@@ -37,8 +37,9 @@ def run(
     out: where the result goes.
 
   Returns:
-    The result: arms with first and last evaluations, mean and spread, whether
-    the claim holds, wall time, commit.
+    The result: arms with first and last evaluations, mean and spread, training
+    metrics of the last tenth of the steps ("train" of a run), whether the claim
+    holds, wall time, commit.
   """
   study = config_lib.study(spec)
   base = config_lib.load(spec)
@@ -60,6 +61,7 @@ def run(
           "first": evals[steps[0]],
           "last": evals[steps[-1]],
           "evals": evals,
+          "train": _late(folder),
           "seconds": round(time.time() - start, 1),
         }
       )
@@ -79,6 +81,20 @@ def run(
   text = json.dumps(result, indent=1, sort_keys=True)
   (path / f"{study.name}.json").write_text(text + "\n")
   return result
+
+
+def _late(folder: pathlib.Path) -> dict[str, float]:
+  """Means of a run's training metrics over the last tenth of its steps."""
+  text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+  rows = [json.loads(line) for line in text.splitlines()]
+  rows = [r for r in rows if not any(k.startswith("eval/") for k in r)]
+  late = rows[-max(1, len(rows) // 10) :]
+  out = {}
+  for name in late[-1] if late else ():
+    values = [r[name] for r in late if r.get(name) is not None]
+    if name not in ("step", "time") and "seconds" not in name and values:
+      out[name] = float(np.mean(values))
+  return out
 
 
 def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def needed(name, **changes):
     "distill": lambda: {"teacher__path": teacher()},
     "reward_model": lambda: {"model__outputs": 1},
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
+    "topology": lambda: {"model__outputs": 1},
     "asymptotics": lambda: {"loss__kl_beta": 0.0, "kl_reward__budget": 0.5},
   }.get(name, dict)()
   fields = {"loss__kl_beta": 0.1, "rounds__at": 0.0, **own, **changes}

@@ -49,7 +49,7 @@ def inference_distance(
   Returns:
     f[Y, Y], symmetric, 0 on the diagonal, inf between nodes that no path joins.
     Resistances lose digits where a weak edge is all that joins strong parts
-    (3e-4 of them in f32 at a ratio of 1e4): use `jax.enable_x64` there.
+    (4e-4 of them in f32 at a ratio of 1e2): use `jax.enable_x64` there.
 
   Raises:
     ValueError: an unknown form, or concrete variances that are not positive.

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rlreward import registry
+from rlreward.analytic import tilt
 from rlreward.ops import kl
 from rlreward.steps import roles
 from rlreward.types import Score
@@ -142,3 +143,15 @@ def test_the_controller_steers_the_kl():
   betas = np.geomspace(0.1, 4, 200)
   nearest = min(distance(pi, tilted(reference, b))[0] for b in betas)
   assert nearest < 0.006
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "reinforce_pp"])
+def test_a_budget_finds_its_price(algorithm):
+  """The policy becomes the tilt whose KL is the budget, and beta its 1/alpha."""
+  changes = {"kl_reward__budget": 0.15, "samples_per_prompt": 8}
+  pi, reference, _ = learn(algorithm, **changes)
+  alpha = float(tilt.solve_alpha(reference, REWARD, 0.15))
+  # The aim follows the noise of 32 samples a step: 0.02 of three seeds.
+  gap, _ = distance(pi, reference)
+  assert gap == pytest.approx(0.15, abs=0.03)
+  assert distance(pi, tilted(reference, 1 / alpha))[0] < 0.006

@@ -336,3 +336,51 @@ def test_a_kl_is_paid_for_once():
       assert "kl_reward.beta" in said and "loss.kl_beta=0.2" in said, name
   with pytest.raises(errors.UserError, match=r"kl_reward\.target=3"):
     nano.method("ppo", kl_reward__target=3.0)
+
+
+def test_a_budget_excludes_other_prices():
+  for changes, said in (
+    ({"kl_reward__beta": 0.1}, "beta=0.1"),
+    ({"loss__kl_beta": 0.2}, "loss.kl_beta=0.2"),
+    ({"samples_per_prompt": 1}, "samples_per_prompt=1"),
+  ):
+    with pytest.raises(errors.UserError) as caught:
+      nano.method("ppo", kl_reward__budget=0.5, **changes)
+    assert "kl_reward.budget=0.5" in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_the_first_price_is_that_of_the_first_samples():
+  """At the reference the price is that of the rewards' own tilt."""
+  reward = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+  action = np.ones((512, 2), bool)
+  logp = np.full((512, 2), -1.0, np.float32)
+  signals = credit.Signals(
+    reward=jnp.asarray(reward.reshape(-1)), valid=jnp.ones(512, bool),
+    tokens=None, action=jnp.asarray(action), logp=jnp.asarray(logp),
+    reference_logp=jnp.asarray(logp), value=None, aside=jnp.zeros((64, 0)),
+    aside_valid=jnp.zeros((64, 0), bool), group=8,
+  )  # fmt: skip
+  made = credit.group(lambda r, v: r, credit.Penalty(0.0, budget=0.3))
+  found, state = made.assign(signals, made.init())
+  # Normal rewards of variance 1: KL = alpha^2 / 2; G = 8 costs a few per cent.
+  assert float(found.metrics["kl_beta"]) == pytest.approx(0.6**-0.5, rel=0.1)
+  # Nothing is spent yet: the next step may aim a little higher.
+  assert float(state["kl_aim"]) == pytest.approx(0.3 * 1.05, rel=1e-5)
+  again, _ = made.assign(signals, state)
+  assert float(again.metrics["kl_aim"]) == pytest.approx(0.315, rel=1e-5)
+
+
+def test_rewards_that_say_nothing_leave_the_price():
+  made = credit.group(lambda r, v: r, credit.Penalty(0.0, budget=0.3))
+  signals = credit.Signals(
+    reward=jnp.ones(8), valid=jnp.ones(8, bool), tokens=None,
+    action=jnp.ones((8, 2), bool), logp=jnp.zeros((8, 2)),
+    reference_logp=jnp.zeros((8, 2)), value=None, aside=jnp.zeros((2, 0)),
+    aside_valid=jnp.zeros((2, 0), bool), group=4,
+  )  # fmt: skip
+  known = {"kl_beta": jnp.asarray(0.7), "kl_aim": jnp.asarray(0.3)}
+  _, state = made.assign(signals, known)
+  assert float(state["kl_beta"]) == pytest.approx(0.7)
+  found, _ = made.assign(signals, made.init())
+  assert float(found.metrics["kl_beta"]) == 0  # no price before any sign
