@@ -147,7 +147,7 @@ def test_the_controller_steers_the_kl():
 
 @pytest.mark.parametrize("algorithm", ["rloo", "reinforce_pp"])
 def test_a_budget_finds_its_price(algorithm):
-  """The policy becomes the tilt whose KL is the budget, and beta its 1/alpha."""
+  """The policy becomes the tilt whose KL is the budget."""
   changes = {"kl_reward__budget": 0.15, "samples_per_prompt": 8}
   pi, reference, _ = learn(algorithm, **changes)
   alpha = float(tilt.solve_alpha(reference, REWARD, 0.15))
