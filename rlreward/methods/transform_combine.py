@@ -86,27 +86,22 @@ def references(c) -> list[shaping.Reference]:
     "fixed": lambda: shaping.fixed(c.at),
   }
   words = c.reference.split(",")
-  return [made[word]() for word in words] * (
-    max(len(c.names), 1) if len(words) == 1 else 1
-  )
+  if len(words) == 1:
+    words *= max(len(c.names), 1)
+  return [made[word]() for word in words]
 
 
 def check(c) -> None:
-  """Refuses transforms that cannot be.
-
-  Raises:
-    UserError: an unknown word, or a number out of its range.
-  """
-  checks.choice("shaping.link", c.link, LINKS, "it is how rewards are combined")
-  checks.choice("shaping.method", c.method, transform.QUANTILES,
-                "it is how a quantile is estimated")  # fmt: skip
+  """Refuses unknown words and numbers out of their range with a UserError."""
+  why = "it says what becomes of rewards before they are added"
   words = c.reference.split(",")
+  checks.choice("shaping.link", c.link, LINKS, why)
+  checks.choice("shaping.method", c.method, transform.QUANTILES, why)
   for word in words:
-    checks.choice("shaping.reference", word, REFERENCES,
-                  "it is what an answer has to beat")  # fmt: skip
-  k = max(len(c.names), 1)
-  for what, count in (("reference", len(words)), ("weights", len(c.weights))):
-    if count not in (k, {"reference": 1, "weights": 0}[what]):
+    checks.choice("shaping.reference", word, REFERENCES, why)
+  k, n = max(len(c.names), 1), len(c.weights)
+  for what, count, least in (("reference", len(words), 1), ("weights", n, 0)):
+    if count not in (k, least):
       raise errors.UserError(
         f"shaping.{what} has {count} entries for {k} rewards",
         "each reward has its own",
