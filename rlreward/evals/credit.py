@@ -55,9 +55,9 @@ class Items(NamedTuple):
 def make(
   scores: np.ndarray,
   valid: np.ndarray,
-  num_correct: np.ndarray,
+  num_correct: Sequence[int] | np.ndarray,
   group: Sequence[str] | np.ndarray,
-  weight: np.ndarray | None = None,
+  weight: Sequence[float] | np.ndarray | None = None,
   ids: Sequence[str] | np.ndarray | None = None,
   language: Sequence[str] | np.ndarray | None = None,
   style: Sequence[str] | np.ndarray | None = None,

@@ -41,9 +41,9 @@ def pick(name: str) -> Spec:
 def evaluate(
   scores: np.ndarray,
   valid: np.ndarray,
-  num_correct: np.ndarray,
+  num_correct: Sequence[int] | np.ndarray,
   group: Sequence[str] | np.ndarray,
-  weight: np.ndarray | None = None,
+  weight: Sequence[float] | np.ndarray | None = None,
   spec: Spec | str = "pairs",
   *,
   ids: Sequence[str] | np.ndarray | None = None,

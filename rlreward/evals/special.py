@@ -143,9 +143,10 @@ def styles(items: Items, earned: Credit, spec: Spec) -> Measure:
   """
   wide = (np.sum(items.valid, axis=1) == 6) & (items.num_correct == 3)
   for row in np.flatnonzero(~wide & ~np.isin(items.style, LEVELS))[:1]:
+    name, style = str(items.group[row]), str(items.style[row])
     raise UserError(
-      f"an item of {str(items.group[row])!r} has {np.sum(items.valid[row])} scores,"
-      f" num_correct {items.num_correct[row]} and style {str(items.style[row])!r}",
+      f"an item of {name!r} has {np.sum(items.valid[row])} scores, num_correct"
+      f" {items.num_correct[row]} and style {style!r}",
       "RM-Bench compares each of 3 styles with each",
       "give 6 scores (right concise, plain, markdown, then wrong) with"
       " num_correct 3, or pairs with style hard, normal or easy",
