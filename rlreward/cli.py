@@ -22,6 +22,7 @@ VERBS = {
   "export": "write a run's policy as a Hugging Face directory",
   "reference": "write a reference's log-probs beside pairs or labelled answers",
   "report": "write a run as one HTML page: curves, findings, samples",
+  "eval-rm": "scores of a reward model on a benchmark, subset by subset",
   "audit-reward": "a reward on labelled answers and probes; 1 if it fails",
   "check-parity": "compare our logits with those of transformers (torch)",
   "doctor": "versions, devices, extras, cache; numbered fixes",
@@ -119,9 +120,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   p.add_argument("--config", required=True, help="file[:preset][,field=value]")
   p.add_argument("--workdir", help="run directory (default runs/<config>)")
-  p.add_argument(
-    "--overwrite", action="store_true", help="start again in that directory"
-  )
+  p.add_argument("--overwrite", action="store_true", help="start again there")
   p.add_argument(
     "--print_config", action="store_true", help="show every field and exit"
   )
@@ -144,9 +143,7 @@ def _parser() -> argparse.ArgumentParser:
   p.add_argument("--prompt", action="append", help="may be given repeatedly")
   p.add_argument("--n", type=int, default=1, help="samples for each prompt")
   p.add_argument("--max_new_tokens", type=int, help="default: the run's")
-  p.add_argument(
-    "--temperature", type=float, help="default: the run's; 0 greedy"
-  )
+  p.add_argument("--temperature", type=float, help="0 greedy; else the run's")
   p.add_argument("--top_p", type=float, default=1.0)
   p.add_argument("--top_k", type=int, default=0)
   p.add_argument("--seed", type=int, default=0)
@@ -175,6 +172,11 @@ def _parser() -> argparse.ArgumentParser:
     metavar="OTHER_RUN",
     help="other runs, drawn beside it",
   )
+  p = verb("eval-rm", "  rlreward eval-rm --scores=s.jsonl\n  rlreward eval-rm"
+           " --scores=s.jsonl --spec=rewardbench2 --out=s.json")  # fmt: skip
+  p.add_argument("--scores", required=True, help="JSONL, right answers first")
+  p.add_argument("--spec", default="pairs", help="rewardbench2, rmbench, ..")
+  p.add_argument("--out", help="a JSON file that does not exist")
   p = verb("audit-reward", "  rlreward audit-reward judge.py:f --fixtures=f."
            "jsonl\n  rlreward audit-reward a.py:f@0.5,b.py:g --fixtures=f.jsonl"
            " --json")  # fmt: skip
@@ -205,11 +207,8 @@ def _train(args: Any, overrides: list[str]) -> int:
 
   config = config_lib.load(args.config, overrides)
   if args.print_config:
-    print(
-      config_lib.describe(
-        config, config_lib.find(args.config.partition(":")[0])
-      )
-    )
+    file = config_lib.find(args.config.partition(":")[0])
+    print(config_lib.describe(config, file))
     return 0
   config_lib.check_complete(config)
   name = config_lib.study(args.config).name
@@ -220,12 +219,8 @@ def _train(args: Any, overrides: list[str]) -> int:
     _join_processes()
   from rlreward import train
 
-  train.run(
-    config,
-    workdir,
-    overwrite=args.overwrite,
-    command=args.command.replace(" --overwrite", ""),
-  )
+  command = args.command.replace(" --overwrite", "")
+  train.run(config, workdir, overwrite=args.overwrite, command=command)
   return 0
 
 
@@ -314,6 +309,13 @@ def _report(args: Any, overrides: list[str]) -> int:
   return 0
 
 
+def _eval_rm(args: Any, overrides: list[str]) -> int:
+  from rlreward import rm_report
+
+  del overrides
+  return rm_report.main(args.scores, args.spec, args.out)
+
+
 def _audit(args: Any, overrides: list[str]) -> int:
   from rlreward import audit
 
@@ -383,6 +385,7 @@ _RUN = {
   "export": _export,
   "reference": _reference,
   "report": _report,
+  "eval-rm": _eval_rm,
   "audit-reward": _audit,
   "check-parity": _parity,
   "doctor": _doctor,

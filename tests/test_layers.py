@@ -29,7 +29,7 @@ ORDER = (
   ("algorithms",),
   ("methods",),
   ("registry",),
-  ("record", "attainable"),
+  ("record", "attainable", "rm_report"),
   ("train", "plan", "report", "doctor", "runs", "annotate", "audit"),
   ("claims",),
   ("cli",),
