@@ -77,7 +77,8 @@ def evaluate(
     "bootstrap", "floor"}}, "sections", "total", "micro", "extra":
     {name: {"value", "low", "high"}}, "missing": [sections without items]}.
     Wilson's interval where credits are 0 or 1, weights equal and prompts
-    apart; the bootstrap elsewhere. None stands for NaN.
+    apart; the bootstrap elsewhere, whose width is 0 where every item earned
+    the same. None stands for NaN.
 
   Raises:
     UserError: items without a right or a wrong candidate, subsets that the
