@@ -52,7 +52,7 @@ class Penalty(NamedTuple):
     budget: KL of a response, nats; above 0, beta is 1 / alpha of the optimum
       that spends it, which each step's rewards imply; see
       `analytic.budget.implied_alpha`. Where the KL is beside the budget, for
-      a policy wastes some or has not come as far, a quarter of it to twice is
+      a policy wastes some or has not come as far, a fiftieth of it to twice is
       aimed at instead, so that the KL is what was asked for.
   """
 
@@ -151,7 +151,7 @@ def _penalised(
       signals.grouped(signals.valid),
     )
     left = penalty.budget - jnp.mean(log_ratio)
-    aim = jnp.clip(aim + _GAIN * left, penalty.budget / 4, 2 * penalty.budget)
+    aim = jnp.clip(aim + _GAIN * left, penalty.budget / 50, 2 * penalty.budget)
     state = {**state, "kl_aim": aim}
     # A budget that these samples cannot spend implies no price at all.
     found = jnp.where(alpha > 0, 1 / alpha, jnp.maximum(beta, 0))
