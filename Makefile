@@ -7,6 +7,7 @@ FROM := setup.py pyproject.toml rlreward/__init__.py
 
 quickstart: .venv/.base
 	$(BIN)/rlreward train --config=configs/quickstart.py:mini --workdir=runs/quickstart
+	$(BIN)/rlreward report runs/quickstart
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n 2

@@ -5,7 +5,7 @@ spend one nat of KL for each response, and every evaluation says how far it is
 from the best reward at its KL. Nobody can list its answers, so what is
 attainable is estimated from 256 samples of the checkpoint for each held-out
 prompt, with a band. The claim: the KL of the samples that train, over the last
-tenth of the steps, is within 10 % of the budget; the reward rises; and the
+tenth of the steps, is within 15 % of the budget; the reward rises; and the
 efficiency is known to within 0.1. The broken variant: `kl_reward.budget=4`,
 beyond what the samples show, has no efficiency to report.
 Paper of the price: Asymptotics of Language Model Alignment, arXiv 2404.01730.
@@ -26,7 +26,7 @@ def claim(r):
   """Within the budget, better than before, and it is known how good that is."""
   for run in r["budget"]["runs"]:
     last = run["last"]
-    if abs(run["train"]["kl_sequence"] / BUDGET - 1) > 0.1:
+    if abs(run["train"]["kl_sequence"] / BUDGET - 1) > 0.15:
       return False
     if "efficiency" not in last or last["reward"] < run["first"]["reward"]:
       return False

@@ -61,6 +61,7 @@ def get_config(arg="mini"):
   c.model.update(width=64, layers=2, heads=4, kv_heads=4, head_dim=16, mlp=192)
   c.task.update(name="arithmetic", digits=2, operations="+", noise=0.4)
   c.eval.update(every=50, prompts=512)
+  c.frontier.samples = 64  # its answers are listed: this turns it on
   c.checkpoint.every = 50
   c.log.every = 10
   c.start.update(
@@ -74,6 +75,7 @@ def get_config(arg="mini"):
         "schedule": "cosine",
       },
       "eval": {"every": 0},
+      "frontier": {"samples": 0},
       "checkpoint": {"every": 1000},
       "log": {"every": 250},
     }
