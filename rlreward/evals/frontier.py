@@ -68,13 +68,13 @@ def curve(pool: Pool) -> dict[str, Any]:
   if pool.exact:
     logp, r = jnp.asarray(pool.logp), jnp.asarray(pool.reward)
     most = float(jnp.mean(jax.vmap(tilt.kl_max)(logp, r)))
-    found = frontier.exact(logp, r, most * _SPACED)
+    found = frontier.exact(logp, r, jnp.asarray(most * _SPACED))
     bon = _law_of_best(logp, r)
   else:
     valid = jnp.asarray(pool.valid)
     found = frontier.from_samples(
       jnp.asarray(pool.reward),
-      math.log(n) * _SPACED,
+      jnp.asarray(math.log(n) * _SPACED),
       gold=None if pool.gold is None else jnp.asarray(pool.gold),
       valid=valid,
     )
@@ -159,10 +159,9 @@ def _plain(x: Any) -> Any:
   if x is None:
     return None
   values = np.asarray(x)
-  if values.dtype == bool:
+  if values.dtype == bool or not values.ndim:
     return values.tolist()
-  values = np.where(np.isfinite(values), values.astype(object), None)
-  return values.tolist()
+  return [float(v) if math.isfinite(v) else None for v in values]
 
 
 def write(folder: pathlib.Path, pool: Pool, curve: Mapping[str, Any]) -> None:

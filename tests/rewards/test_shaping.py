@@ -144,7 +144,7 @@ def test_a_chain_hands_on_state_and_needs():
   ],
 )
 def test_counts_that_disagree_are_refused(bad):
-  with pytest.raises(ValueError, match="1 weights|1 references"):
+  with pytest.raises(ValueError, match=r"1 weights|1 references"):
     bad()
 
 
