@@ -110,7 +110,7 @@ def refused_early(capsys, argv, *said):
     ("train", "required: --config"),
     (
       "train --config=nope.py",
-      "use one of: algorithms, dreams, grpo, quickstart",
+      "use one of: algorithms, asymptotics, dreams, ",
     ),
     ("train --config=gpro", "did you mean 'grpo'?"),
     ("train --config=grpo --worddir=x", "does not know --worddir=x"),
