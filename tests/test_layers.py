@@ -31,7 +31,7 @@ ORDER = (
   ("registry",),
   ("record", "attainable", "rm_report"),
   ("train", "plan", "report", "doctor", "runs", "annotate", "audit"),
-  ("claims",),
+  ("claims", "cli_words"),
   ("cli",),
   ("__main__",),
 )
