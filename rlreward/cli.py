@@ -122,8 +122,32 @@ def _export(args: Any, overrides: list[str]) -> int:
   from rlreward import runs
 
   del overrides
-  runs.export(args.run, args.out)
-  print(f"wrote {args.out}; try: rlreward sample --model={args.out}")
+  then = runs.export(args.run, args.out)
+  print(f"wrote {args.out}; try: {then}")
+  return 0
+
+
+def _score(args: Any, overrides: list[str]) -> int:
+  from rlreward import reward_models, scoring
+
+  del overrides
+  found = reward_models.load(
+    args.model,
+    dtype=args.dtype,
+    output=args.output,
+    max_length=args.max_length,
+    batch=args.batch,
+  )
+  print(f"{args.model}: {found.note}", file=sys.stderr)
+  counts = scoring.run(
+    found,
+    args.input,
+    args.out,
+    column=args.column,
+    traces=args.tokens,
+    normalise=args.normalise,
+  )
+  print(f"wrote {args.out}: {counts.text()}")
   return 0
 
 
@@ -226,6 +250,7 @@ _RUN = {
   "eval": _eval,
   "sample": _sample,
   "export": _export,
+  "score": _score,
   "reference": _reference,
   "report": _report,
   "eval-rm": _eval_rm,

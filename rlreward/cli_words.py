@@ -15,6 +15,7 @@ VERBS = {
   "eval": "evaluate the last checkpoint of a run on held-out prompts",
   "sample": "complete prompts with a run or a checkpoint directory",
   "export": "write a run's policy as a Hugging Face directory",
+  "score": "a reward model's scores beside the rows of a JSONL; it resumes",
   "reference": "write a reference's log-probs beside pairs or labelled answers",
   "report": "write a run as one HTML page: curves, findings, samples",
   "eval-rm": "scores of a reward model on a benchmark, subset by subset",
@@ -121,6 +122,20 @@ def parser() -> argparse.ArgumentParser:
            "  rlreward sample --model=exported --prompt='12+34='")  # fmt: skip
   p.add_argument("--run", required=True, help="a run directory")
   p.add_argument("--out", required=True, help="a directory that does not exist")
+  p = verb("score", "  rlreward score --model=exported --input=rows.jsonl"
+           " --out=s.jsonl\n  rlreward score --model=path/to/hf"
+           " --input=rows.jsonl.gz --out=s.jsonl --tokens")  # fmt: skip
+  p.add_argument("--model", required=True, help="a directory or a hub name")
+  p.add_argument("--input", required=True, help="JSONL: prompt and completion,"
+                 " completions, or chosen + rejected; messages")  # fmt: skip
+  p.add_argument("--out", required=True, help="a JSONL that does not exist")
+  p.add_argument("--column", default="score", help="name of the score")
+  p.add_argument("--tokens", action="store_true", help="a value of each token")
+  p.add_argument("--normalise", action="store_true", help="mean 0, scale 1")
+  p.add_argument("--batch", type=int, default=16, help="rows of a program")
+  p.add_argument("--max_length", type=int, help="tokens; longer rows get null")
+  p.add_argument("--dtype", help="float32 or bfloat16; default the model's")
+  p.add_argument("--output", type=int, help="which output is the score")
   p = verb("reference", "  rlreward reference --config=configs/pairs.py"
            " --out=pairs.jsonl\n  rlreward reference --config=configs/pairs.py"
            " --out=test.jsonl --split=test")  # fmt: skip
