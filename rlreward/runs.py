@@ -226,23 +226,36 @@ def _encode(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
   return ids
 
 
-def export(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
+def export(run: str | pathlib.Path, out: str | pathlib.Path) -> str:
   """Writes a run's policy as a directory that transformers loads.
+
+  A reward model gets its record with golden scores beside it, see
+  `models.reward_card`.
 
   Args:
     run: a run directory; an adapter is merged.
     out: where to write; must not hold anything yet.
+
+  Returns:
+    What to try next, a command.
   """
-  from rlreward.models import pretrained
+  from rlreward import reward_models
+  from rlreward.models import hf_files, pretrained
 
   found = load(run)
   path = found.config.model.path
   source = pretrained.resolve(path) if path else None
-  pretrained.export(
-    out, found.model.config, found.variables["params"], tokenizer_from=source
-  )
+  params = found.variables["params"]
+  pretrained.export(out, found.model.config, params, tokenizer_from=source)
+  folder = pathlib.Path(out)
   note = {"run": str(run), "step": found.step}
-  (pathlib.Path(out) / "rlreward.json").write_text(json.dumps(note))
+  (folder / "rlreward.json").write_text(json.dumps(note))
   tokenizer = found.task.spec["tokenizer"]
-  if source is None and tokenizer is not None:
+  if tokenizer is not None and not hf_files.has_tokenizer(folder):
     tokenizer.save(out)
+  if not found.model.config.outputs:
+    return f"rlreward sample --model={out}"
+  reward_models.record(
+    folder, found.config, found.task, found.model, found.variables, note
+  )
+  return f"rlreward score --model={out} --input=rows.jsonl --out=scores.jsonl"

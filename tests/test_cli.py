@@ -11,7 +11,7 @@ import numpy as np
 import paths
 import pytest
 
-from rlreward import cli, config, train
+from rlreward import cli, cli_words, config, train
 
 SMALL = (
   "--config.eval.prompts=8",
@@ -53,7 +53,7 @@ def helped(capsys, monkeypatch, *argv):
   return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["", *cli.VERBS])
+@pytest.mark.parametrize("verb", ["", *cli_words.VERBS])
 def test_help_fits_one_screen_with_two_examples(capsys, monkeypatch, verb):
   argv = (verb, "--help") if verb else ("--help",)
   text = helped(capsys, monkeypatch, *argv)
@@ -63,12 +63,12 @@ def test_help_fits_one_screen_with_two_examples(capsys, monkeypatch, verb):
   assert len(examples) == 2
   if not verb:
     assert all(
-      f" {name} " in text or f" {name}\n" in text for name in cli.VERBS
+      f" {name} " in text or f" {name}\n" in text for name in cli_words.VERBS
     )
     assert call(capsys) == text
   joined = text.split("examples:\n")[1].replace("\\\n", " ")
   for example in joined.splitlines():
-    args, rest = cli._parser().parse_known_args(shlex.split(example)[1:])
+    args, rest = cli_words.parser().parse_known_args(shlex.split(example)[1:])
     assert args.verb == (verb or "train") or verb == "export"
     assert all(r.startswith("--config.") for r in rest)
     if args.verb == "train":  # the file and the fields are there

@@ -29,9 +29,10 @@ ORDER = (
   ("algorithms",),
   ("methods",),
   ("registry",),
-  ("record", "attainable", "rm_report"),
+  ("reward_models",),
+  ("record", "attainable", "rm_report", "scoring"),
   ("train", "plan", "report", "doctor", "runs", "annotate", "audit"),
-  ("claims",),
+  ("claims", "cli_words"),
   ("cli",),
   ("__main__",),
 )

@@ -253,6 +253,11 @@ def copy_tokenizer(source: pathlib.Path, target: pathlib.Path) -> None:
         shutil.copyfile(file, target / file.name)
 
 
+def has_tokenizer(folder: pathlib.Path) -> bool:
+  """Whether a directory has files of a tokenizer."""
+  return any(folder.glob("*tokenizer*")) or (folder / "vocab.json").is_file()
+
+
 def write_tensors(
   folder: pathlib.Path,
   tensors: Iterable[tuple[str, np.ndarray]],

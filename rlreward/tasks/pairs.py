@@ -128,7 +128,7 @@ def preferred(c: Mapping[str, Any], tok: tokens.Tokens, name: str, first: Row):
   def encode(row: Row) -> Item:
     prompt, *answers = columns.pair_values(c, name, row)
     both = [
-      _encode(tok, name, prompt, a, side)
+      answered(tok, name, prompt, a, side)
       for a, side in zip(answers, sides, strict=True)
     ]
     power = [_number(row, s, low=0.0) for s in strength] or [1.0]
@@ -160,7 +160,7 @@ def labelled(c: Mapping[str, Any], tok: tokens.Tokens, name: str, first: Row):
   reference = [_REFERENCE] if _REFERENCE in first else []
 
   def encode(row: Row) -> Item:
-    prompt, said = _encode(tok, name, row[name], row[column], column)
+    prompt, said = answered(tok, name, row[name], row[column], column)
     values: dict[str, list[float]] = {"label": [_truth(row, label)]}
     if reference:
       values[_REFERENCE] = [_number(row, _REFERENCE)]
@@ -170,10 +170,24 @@ def labelled(c: Mapping[str, Any], tok: tokens.Tokens, name: str, first: Row):
   return Reader("labelled answers", needs, encode)
 
 
-def _encode(
+def answered(
   tok: tokens.Tokens, name: str, prompt: Any, answer: Any, column: str
-):
-  """(prompt ids, (answer ids with eos, mask of what the assistant wrote))."""
+) -> tuple[list[int], tuple[list[int], list[bool]]]:
+  """An answer to a prompt in tokens, as in every batch of answers.
+
+  Args:
+    tok: tokenizer.
+    name: column of the prompt, for messages.
+    prompt: a string or chat messages.
+    answer: a string, or the assistant's messages after a chat.
+    column: of the answer, for messages.
+
+  Returns:
+    (prompt ids, (answer ids with eos, mask of what the assistant wrote)).
+
+  Raises:
+    UserError: an empty answer, or one that the template cannot place.
+  """
   chat = isinstance(prompt, (list, tuple))
   if isinstance(answer, str) and chat:
     answer = [{"role": "assistant", "content": answer}]

@@ -1,0 +1,258 @@
+"""Reward models in directories: loaded and checked, or given their record."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlreward.errors import UserError
+from rlreward.evals.audit import Scorer
+from rlreward.evals.probes import Row
+from rlreward.models import hf_files, reward_card, transformer
+from rlreward.rewards import learned
+from rlreward.rewards.learned import Learned
+from rlreward.tasks import columns, data, scored, text, tokens
+from rlreward.types import Score, Task
+
+GOLDEN = 8  # texts whose scores are kept
+HELD_OUT = 128  # answers that mean and scale of scores are of
+
+
+class Loaded(NamedTuple):
+  """A reward model with its tokenizer.
+
+  Attributes:
+    model: scores ids.
+    tokenizer: of the model.
+    note: what was checked, a line.
+    name: its directory.
+  """
+
+  model: Learned
+  tokenizer: tokens.Tokens
+  note: str
+  name: str
+
+  def encode(self, row: Any) -> scored.Answers:
+    """The answers of a row in ids, see `tasks.scored.answers`."""
+    card = self.model.card
+    return scored.answers(self.tokenizer, row, card.strings, card.read)
+
+
+def load(
+  path: str | os.PathLike[str],
+  *,
+  dtype: str | None = None,
+  output: int | None = None,
+  max_length: int | None = None,
+  batch: int = 16,
+) -> Loaded:
+  """A reward model that gives its golden scores, or is refused.
+
+  A directory without a card, such as a sequence-classification model of
+  transformers, is loaded unchecked: strings become a chat where the tokenizer
+  has a template, and the score is read at the last token of the rendering.
+
+  Args:
+    path: a directory or a hub name.
+    dtype: type to compute in, "float32" or "bfloat16"; the card's if None.
+    output: index of the output; the card's, or the only one, if None.
+    max_length: longest row, tokens; see `rewards.learned.load`.
+    batch: rows of a program.
+
+  Raises:
+    UserError: template, tokenizer, tokens or scores are not those of the card;
+      says which.
+  """
+  if dtype is not None and dtype not in reward_card.TOLERANCE:
+    raise UserError(
+      f"dtype={dtype!r}",
+      "it is the type that is computed in",
+      f"use one of {', '.join(reward_card.TOLERANCE)}",
+    )
+  for name, number in (("batch", batch), ("max_length", max_length)):
+    if number is not None and number < 1:
+      raise UserError(
+        f"{name}={number}", "shapes are at least 1", f"use {name}=16 or so"
+      )
+  folder = hf_files.resolve(path)
+  tok = tokens.load(str(folder))
+  card = reward_card.read(folder)
+  if card is None:
+    card = reward_card.describe(tok, folder)
+    card = card._replace(strings="chat" if tok.has_chat else "plain",
+                         read="last")  # fmt: skip
+    note = f"no {reward_card.NAME}: nothing was checked"
+  else:
+    reward_card.check_tokenizer(card, tok, folder)
+    note = f"{len(card.golden)} golden scores reproduced"
+  if output is not None:
+    if card.golden and output != card.output:
+      raise UserError(
+        f"output={output}, and the model was saved with output {card.output}",
+        "its golden scores are of that output",
+        "leave output away",
+      )
+    card = card._replace(output=output)
+  model = learned.load(
+    folder, card, dtype=dtype, max_length=max_length, batch=batch
+  )
+  if output is None and not card.golden and model.model.config.outputs > 1:
+    raise UserError(
+      f"{folder} has {model.model.config.outputs} outputs",
+      "one of them is the score",
+      "name it: --output=0",
+    )
+  found = Loaded(model, tok, note, str(path))
+  if card.golden:
+    ids = [found.encode(g.row).found[0].ids for g in card.golden]
+    reward_card.check_tokens(card, ids)
+    learned.check(model, str(folder))
+  return found
+
+
+def scorer(found: Loaded) -> Scorer:
+  """The model as a reward that can be audited; raw scores.
+
+  Args:
+    found: a loaded model.
+  """
+
+  def score(rows: Sequence[Row]) -> Score:
+    value = np.full(len(rows), np.nan, np.float32)
+    ids: list[list[int]] = []
+    places = []
+    for i, row in enumerate(rows):
+      asked = {"prompt": row.prompt, "completion": row.completion}
+      try:
+        own = found.encode(asked).found[0].ids
+      except UserError:
+        continue  # an empty answer is no judgement, not a low score
+      if len(own) <= found.model.buckets[-1]:
+        places.append(i)
+        ids.append(own)
+    value[places] = found.model.scores(ids)
+    return Score(value, np.isfinite(value))  # pyright: ignore
+
+  return Scorer(found.name, score)
+
+
+def record(
+  folder: pathlib.Path,
+  config: Any,
+  task: Task,
+  model: transformer.Model,
+  variables: Any,
+  source: Mapping[str, Any],
+) -> Loaded | None:
+  """Writes the card of an exported model, and loads the model by it.
+
+  Scores are those of the model in memory, so that the files are checked too.
+
+  Args:
+    folder: what was exported.
+    config: of the run.
+    task: of the run; golden texts are of its held-out rows where it has them.
+    model: of the run.
+    variables: of the run, an adapter merged.
+    source: where the model is from, for the card.
+
+  Returns:
+    The model of the directory; None for a task without a tokenizer.
+
+  Raises:
+    UserError: the directory does not give the scores of the run.
+  """
+  if task.spec["tokenizer"] is None:
+    return None
+  tok = tokens.load(str(folder))
+  rows, limit = _held_out(config, task, tok)
+  chat = any(not isinstance(r.get("prompt", ""), str) for r in rows)
+  params = variables["params"]
+  card = reward_card.describe(tok, folder)._replace(
+    strings="chat" if chat else "plain",
+    dtype=model.config.dtype,
+    param_dtype=str(params["embed"]["embedding"].dtype),
+    max_length=limit,
+    source=dict(source),
+  )
+  found = Learned(model, variables, card, limit)
+  ids = [
+    scored.answers(tok, r, card.strings, card.read).found[0].ids for r in rows
+  ]
+  scores = found.scores(ids)
+  golden = [
+    reward_card.Golden(r, i, float(str(s)))
+    for r, i, s in zip(rows, ids, scores, strict=True)
+  ][:GOLDEN]
+  spread = float(np.std(scores.astype(np.float64)))
+  card = card._replace(
+    mean=float(np.mean(scores.astype(np.float64))),
+    scale=spread if spread > 0 else 1.0,
+    texts=len(rows),
+    golden=golden,
+  )
+  reward_card.write(folder, card)
+  return load(folder)
+
+
+def _held_out(
+  config: Any, task: Task, tok: tokens.Tokens
+) -> tuple[list[dict[str, Any]], int]:
+  """(different answers that fit, tokens of the longest row trained on)."""
+  if config.task.name == "text":
+    c = data.section(config.task, text.defaults())
+    names = ("prompt_length", "answer_length")
+    limit = sum(columns.lengths(c[name])[-1] for name in names)
+    found = _texts(c, tok, limit)
+  else:
+    stream = task.preferences or task.labelled
+    assert stream is not None  # a reward model was trained on one of them
+    batch = next(stream("test", GOLDEN, 0))
+    attend = np.asarray(batch["attend"], bool)
+    rows = zip(np.asarray(batch["tokens"]), attend, strict=True)
+    limit = attend.shape[1]
+    found = iter([{"tokens": t[a].tolist()} for t, a in rows])
+  seen: list[dict[str, Any]] = []
+  for row in itertools.islice(found, 4 * HELD_OUT):
+    if row not in seen:
+      seen.append(row)
+  if not seen:
+    raise UserError(
+      f"no row of the task has {limit} tokens or fewer",
+      "golden scores are of its rows",
+      "raise task.prompt_length or task.answer_length",
+    )
+  return seen[:HELD_OUT], limit
+
+
+def _texts(
+  c: Mapping[str, Any], tok: tokens.Tokens, limit: int
+) -> Iterator[dict[str, Any]]:
+  """Prompts with an answer, of the test split where there is one."""
+  opened = columns.open_splits(c)
+  split = "test" if "test" in opened else "train"
+  source, _ = opened[split]
+  name = columns.prompt_column(c, source[0])
+  select = columns.selector(c, split, name)
+  for i in range(len(source)):
+    row = source[i]
+    if select is not None and not select(row):
+      continue
+    if columns.has_pairs(c, row):
+      prompt, *said = columns.pair_values(c, name, row)
+    else:
+      prompt, said = row[name], [row[c["completion"]]]
+    for answer in said:
+      made = {"prompt": prompt, "completion": answer}
+      try:
+        ids = scored.encode(tok, prompt, answer, "plain", "answer_end").ids
+      except UserError:
+        continue  # training left it out as well, or said so
+      if len(ids) <= limit:
+        yield made

@@ -1,0 +1,256 @@
+"""A loaded reward model: rows of ids in, scores and per-token traces out.
+
+One program for each bucket of length, with a fixed number of rows, so that a
+row's score does not depend on what it is scored beside.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreward.errors import UserError
+from rlreward.models import (
+  heads,
+  hf_files,
+  pretrained,
+  reward_card,
+  transformer,
+)
+from rlreward.models.reward_card import Card
+from rlreward.sampling.buckets import bucket
+from rlreward.types import Array, Rollout, Score
+
+Ids = Sequence[int]
+
+
+class Learned:
+  """A reward model with the card that says how it is read.
+
+  Args:
+    model: a decoder with outputs.
+    variables: its variables.
+    card: how rows are padded and which output is the score.
+    max_length: tokens of the longest row that is scored.
+    batch: rows of a program.
+  """
+
+  def __init__(
+    self,
+    model: transformer.Model,
+    variables: Any,
+    card: Card,
+    max_length: int,
+    batch: int = 16,
+  ):
+    self.model, self.variables, self.card = model, variables, card
+    self.batch = batch
+    powers = [2**k for k in range(4, 30) if 2**k < max_length]
+    self.buckets = (*powers, max_length)
+
+  @functools.cached_property
+  def _run(self) -> Callable[..., Array]:
+    # Variables are arguments: as constants they would be compiled in.
+    return jax.jit(functools.partial(heads.last_value, self.model))
+
+  @functools.cached_property
+  def _every(self) -> Callable[..., Array]:
+    return jax.jit(functools.partial(heads.token_values, self.model))
+
+  def scores(self, rows: Sequence[Ids]) -> np.ndarray:
+    """Scores at the last token of each row.
+
+    Args:
+      rows: N lists of ids, each of at most `max_length`.
+
+    Returns:
+      f32[N].
+
+    Raises:
+      UserError: a row is empty or too long; nothing is cut.
+    """
+    out = np.zeros(len(rows), np.float32)
+    for places, tokens, attend in self._batches(rows):
+      found = np.asarray(self._run(self.variables, tokens, attend))
+      out[places] = found[: len(places), self.card.output]
+    return out
+
+  def traces(self, rows: Sequence[Ids]) -> list[np.ndarray]:
+    """The head read at every token; the last entry is the score.
+
+    Args:
+      rows: as for `scores`.
+
+    Returns:
+      N arrays f32[tokens of the row].
+    """
+    out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
+    for places, tokens, attend in self._batches(rows):
+      found = np.asarray(self._every(self.variables, tokens, attend))
+      for n, place in enumerate(places):
+        out[place] = found[n, attend[n], self.card.output]
+    return out
+
+  def normalised(self, value: Any) -> Any:
+    """(value - mean) / scale, by the held-out answers of the card."""
+    return (value - self.card.mean) / self.card.scale
+
+  def reward(self, rollout: Rollout, batch: Mapping[str, Any]) -> Score:
+    """Normalised scores of rollouts of a policy with the same tokenizer.
+
+    It runs on the host, between the two halves of an online step.
+
+    Args:
+      rollout: N rows; each is read at its last token.
+      batch: unused.
+
+    Raises:
+      UserError: a row is longer than `max_length`.
+    """
+    del batch
+    tokens, attend = np.asarray(rollout.tokens), np.asarray(rollout.attend)
+    rows = [t[a].tolist() for t, a in zip(tokens, attend, strict=True)]
+    value = self.normalised(self.scores(rows))
+    return Score(jnp.asarray(value, jnp.float32), jnp.isfinite(value))
+
+  def _batches(self, rows: Sequence[Ids]):
+    """(places, tokens i32[batch, L], attend bool[batch, L]), by length."""
+    if not all(len(r) for r in rows):
+      raise UserError(
+        "a row has no tokens", "there is nothing to read", "remove the row"
+      )
+    groups: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+      groups.setdefault(bucket(len(row), self.buckets), []).append(i)
+    left = self.card.pad_side == "left"
+    for length, places in sorted(groups.items()):
+      for start in range(0, len(places), self.batch):
+        own = places[start : start + self.batch]
+        # The last batch is filled up, so that one program serves all.
+        filled = own + own[-1:] * (self.batch - len(own))
+        tokens = np.full((self.batch, length), self.card.ids["pad"], np.int32)
+        attend = np.zeros(tokens.shape, bool)
+        for n, i in enumerate(filled):
+          size = len(rows[i])
+          at = slice(length - size, length) if left else slice(0, size)
+          tokens[n, at], attend[n, at] = rows[i], True
+        yield own, tokens, attend
+
+
+def load(
+  folder: pathlib.Path,
+  card: Card,
+  *,
+  dtype: str | None = None,
+  max_length: int | None = None,
+  batch: int = 16,
+) -> Learned:
+  """The weights of a directory behind its card; see `check` for the rest.
+
+  Args:
+    folder: in the Hugging Face layout, with a score head.
+    card: read from it, or a description of its tokenizer.
+    dtype: type to compute in; the card's if None.
+    max_length: tokens; the card's, else the model's own if None.
+    batch: rows of a program.
+
+  Raises:
+    UserError: no score head, no such output, weights of another type, or more
+      tokens than the model has positions.
+  """
+  config, variables = pretrained.load(
+    folder, dtype=dtype or card.dtype, head="score"
+  )
+  if not 0 <= card.output < config.outputs:
+    raise UserError(
+      f"output {card.output} of {config.outputs} in {folder}",
+      "one output is the score",
+      f"name one of 0 .. {config.outputs - 1}",
+    )
+  if card.golden and config.param_dtype != card.param_dtype:
+    raise UserError(
+      f"the weights of {folder} are {config.param_dtype}, and the model was"
+      f" saved with param_dtype {card.param_dtype}",
+      "rounded weights give other scores",
+      "restore the files as they were exported",
+    )
+  hf = hf_files.read_json(folder)
+  own = config.learned_positions or hf.get("max_position_embeddings") or 2048
+  limit = max_length or card.max_length or min(int(own), 4096)
+  if config.learned_positions and limit > config.learned_positions:
+    raise UserError(
+      f"max_length={limit} for {config.learned_positions} learned positions",
+      "a later position has no embedding",
+      f"use at most {config.learned_positions}",
+    )
+  model = transformer.build(config)
+  return Learned(model, variables, card, limit, batch)
+
+
+def check(found: Learned, where: str) -> None:
+  """Refuses a model that does not give its golden scores.
+
+  Args:
+    found: the model.
+    where: its directory, for messages.
+
+  Raises:
+    UserError: says which row moved, by how much, and what explains it.
+  """
+  card = found.card
+  if not card.golden:
+    return
+  rows = [list(g.tokens) for g in card.golden]
+  config = found.model.config
+  length = max(map(len, rows))
+
+  def slot(side: str, at: int) -> Callable[[], np.ndarray]:
+    """Scores read at a slot of padded rows, whatever it holds."""
+
+    def run() -> np.ndarray:
+      pad = [card.ids["pad"]]
+      filled = [
+        r + pad * (length - len(r)) if side == "right"
+        else pad * (length - len(r)) + r
+        for r in rows
+      ]  # fmt: skip
+      tokens = np.asarray(filled, np.int32)
+      every = heads.token_values(
+        found.model,
+        found.variables,
+        jnp.asarray(tokens),
+        jnp.ones(tokens.shape, bool),
+      )
+      return np.asarray(every)[:, at, card.output]
+
+    return run
+
+  def earlier(k: int) -> Callable[[], np.ndarray]:
+    return lambda: found.scores([r[:-k] if len(r) > k else r for r in rows])
+
+  def computed(dtype: str) -> Callable[[], np.ndarray]:
+    model = transformer.build(config.replace(dtype=dtype))
+    other = Learned(model, found.variables, card, length, found.batch)
+    return lambda: other.scores(rows)
+
+  others = {
+    f"dtype {d}, and this is {config.dtype}": computed(d)
+    for d in reward_card.TOLERANCE
+    if d != config.dtype
+  }
+  others |= {
+    f"read position {k} token{'s' * (k > 1)} before the last": earlier(k)
+    for k in (1, 2)
+  }
+  others["pad side right, read at the last slot, padding included"] = slot(
+    "right", -1
+  )
+  others["pad side left, padding attended"] = slot("left", -1)
+  scores = found.scores(rows)
+  reward_card.check_scores(card, scores, others, where)
