@@ -1,4 +1,4 @@
-"""A KL budget is kept: training stops spending where it was told to.
+"""Is a KL budget kept? Training is to stop spending where it was told to.
 
 Two-digit additions after an imitated start. The price of the KL is that of the
 optimum which spends the budget, solved for in every step from its own samples
@@ -7,6 +7,10 @@ the KL of the samples that train, over the last tenth of the steps, is within
 10 % of each budget, for every seed; that of held-out prompts is recorded beside
 it. The broken variant is the price that one would guess, a fixed
 `kl_reward.beta`: it ends where it ends (arm `guess`).
+
+As measured the claim does NOT hold (results/kl_budget.json): 0.25 nats are kept
+to 5, 3 and 11 %, 0.5 nats overspent by 10 to 14 %. The aim winds up while the
+policy is on its way, and at the end small steps undo it too slowly.
 Paper of the price: Asymptotics of Language Model Alignment, arXiv 2404.01730.
 
 Run:  rlreward train --config=configs/kl_budget.py:mini

@@ -38,7 +38,6 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
   "GRPO, KL 0.4": ("grpo", {"loss.kl_beta": 0.4, "loss.kl": "reverse"}),
   "PPO, KL 0.1": ("ppo", {"kl_reward.beta": 0.1}),
   "PPO, KL 0.3": ("ppo", {"kl_reward.beta": 0.3}),
-  "budget 0.1": ("rloo", {"algorithm": "asymptotics", "kl_reward.budget": 0.1}),
   "budget 0.3": ("rloo", {"algorithm": "asymptotics", "kl_reward.budget": 0.3}),
 }
 

@@ -21,8 +21,7 @@ from rlreward.types import Array
 
 AHEAD = frozenset({"reference_logp"})
 _MEMORY = 0.9  # of the coefficient that a KL budget implies, for each step
-_GAIN = 0.03  # of a step's relative error in the trim of that coefficient
-_MOST = 2.0  # of the error's sum: a factor of 7
+_GAIN = 0.05  # share of a step's KL beside the budget that moves the aim
 
 
 class Aside(NamedTuple):
@@ -52,9 +51,9 @@ class Penalty(NamedTuple):
     horizon: episodes, see `returns.adaptive_kl`.
     budget: KL of a response, nats; above 0, beta is 1 / alpha of the optimum
       that spends it, which each step's rewards imply; see
-      `analytic.budget.implied_alpha`. A policy that wastes some or has not
-      come as far is beside the budget: beta is trimmed by the relative error
-      of its KL and by the error's sum over steps.
+      `analytic.budget.implied_alpha`. Where the KL is beside the budget, for
+      a policy wastes some or has not come as far, a fiftieth of it to twice is
+      aimed at instead, so that the KL is what was asked for.
   """
 
   beta: float
@@ -141,27 +140,26 @@ def _penalised(
     following = returns.adaptive_kl(
       beta, kl, penalty.target, rows, penalty.horizon
     )
-  metrics, trim = {}, jnp.zeros(())
+  metrics = {}
   if penalty.budget:
     log_ratio = jnp.sum(k1, 1)
+    aim = metrics["kl_aim"] = state["kl_aim"]
     alpha = budget.implied_alpha(
       signals.grouped(_total(signals, None)),
       signals.grouped(log_ratio),
-      penalty.budget,
+      aim,
       signals.grouped(signals.valid),
     )
-    seen = _MEMORY * state["kl_seen"] + (1 - _MEMORY) * jnp.mean(log_ratio)
-    error = jnp.clip(seen / penalty.budget - 1, -1, 1)
-    drift = jnp.clip(state["kl_drift"] + _GAIN * error, -_MOST, _MOST)
-    trim = metrics["kl_trim"] = error + drift
-    state = {**state, "kl_seen": seen, "kl_drift": drift}
+    left = penalty.budget - jnp.mean(log_ratio)
+    aim = jnp.clip(aim + _GAIN * left, penalty.budget / 50, 2 * penalty.budget)
+    state = {**state, "kl_aim": aim}
     # A budget that these samples cannot spend implies no price at all.
     found = jnp.where(alpha > 0, 1 / alpha, jnp.maximum(beta, 0))
     # Nothing is known before the first step, and one step knows little.
     beta = jnp.where(beta < 0, found, beta)
     following = _MEMORY * beta + (1 - _MEMORY) * found
-  metrics["kl_beta"] = price = beta * jnp.exp(trim)
-  return -price * k1, {**state, "kl_beta": following}, metrics
+  metrics["kl_beta"] = beta
+  return -beta * k1, {**state, "kl_beta": following}, metrics
 
 
 def _start(penalty: Penalty | None, **own) -> Callable[[], dict[str, Any]]:
@@ -171,7 +169,7 @@ def _start(penalty: Penalty | None, **own) -> Callable[[], dict[str, Any]]:
       first = -1.0 if penalty.budget else penalty.beta
       state["kl_beta"] = jnp.asarray(first, jnp.float32)
       if penalty.budget:
-        state |= {k: jnp.zeros(()) for k in ("kl_seen", "kl_drift")}
+        state["kl_aim"] = jnp.asarray(penalty.budget, jnp.float32)
     return state
 
   return init

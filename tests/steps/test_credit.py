@@ -364,18 +364,11 @@ def test_the_first_price_is_that_of_the_first_samples():
   made = credit.group(lambda r, v: r, credit.Penalty(0.0, budget=0.3))
   found, state = made.assign(signals, made.init())
   # Normal rewards of variance 1: KL = alpha^2 / 2; G = 8 costs a few per cent.
-  # Nothing is spent, so the price is trimmed by exp(-1) and its first drift.
-  trim = float(found.metrics["kl_trim"])
-  assert trim == pytest.approx(-1.03)
-  price = float(found.metrics["kl_beta"]) / np.exp(trim)
-  assert price == pytest.approx(0.6**-0.5, rel=0.1)
-  # At the budget the trim returns; twice beyond it the price rises.
-  at = lambda kl: {**state, "kl_seen": jnp.asarray(kl), "kl_drift": 0.0}
-  spent = signals._replace(logp=signals.logp + 0.15)  # 0.3 nats of 2 tokens
-  even, _ = made.assign(spent, at(0.3))
-  assert float(even.metrics["kl_trim"]) == pytest.approx(0, abs=1e-4)
-  over, _ = made.assign(spent, at(0.6))
-  assert float(over.metrics["kl_trim"]) == pytest.approx(0.9 * 1.03, rel=1e-3)
+  assert float(found.metrics["kl_beta"]) == pytest.approx(0.6**-0.5, rel=0.1)
+  # Nothing is spent yet: the next step may aim a little higher.
+  assert float(state["kl_aim"]) == pytest.approx(0.3 * 1.05, rel=1e-5)
+  again, _ = made.assign(signals, state)
+  assert float(again.metrics["kl_aim"]) == pytest.approx(0.315, rel=1e-5)
 
 
 def test_rewards_that_say_nothing_leave_the_price():
@@ -386,8 +379,7 @@ def test_rewards_that_say_nothing_leave_the_price():
     reference_logp=jnp.zeros((8, 2)), value=None, aside=jnp.zeros((2, 0)),
     aside_valid=jnp.zeros((2, 0), bool), group=4,
   )  # fmt: skip
-  known = {"kl_beta": jnp.asarray(0.7), "kl_seen": jnp.asarray(0.3),
-           "kl_drift": jnp.asarray(0.0)}  # fmt: skip
+  known = {"kl_beta": jnp.asarray(0.7), "kl_aim": jnp.asarray(0.3)}
   _, state = made.assign(signals, known)
   assert float(state["kl_beta"]) == pytest.approx(0.7)
   found, _ = made.assign(signals, made.init())
