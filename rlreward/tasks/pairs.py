@@ -70,7 +70,7 @@ def all_pairs(
     not isinstance(answers, Sequence)
     or not isinstance(values, Sequence)
     or len(answers) != len(values)
-    or not all(_is_number(v) for v in values)
+    or not all(is_number(v) for v in values)
   ):
     raise UserError(
       f"{completions!r} is {tokens.head(answers)} and {by!r} is"
@@ -128,7 +128,7 @@ def preferred(c: Mapping[str, Any], tok: tokens.Tokens, name: str, first: Row):
   def encode(row: Row) -> Item:
     prompt, *answers = columns.pair_values(c, name, row)
     both = [
-      _encode(tok, name, prompt, a, side)
+      encode_answer(tok, name, prompt, a, side)
       for a, side in zip(answers, sides, strict=True)
     ]
     power = [_number(row, s, low=0.0) for s in strength] or [1.0]
@@ -138,7 +138,7 @@ def preferred(c: Mapping[str, Any], tok: tokens.Tokens, name: str, first: Row):
     if tie:
       values["tie"] = [_truth(row, "tie")] * 2
     said = [b[1] for b in both]
-    return Item(both[0][0], said, values, any(map(_blank, answers)))
+    return Item(both[0][0], said, values, any(map(blank, answers)))
 
   given = [name] if name else []
   return Reader("pairs", given + sides + strength + references + tie, encode)
@@ -160,20 +160,31 @@ def labelled(c: Mapping[str, Any], tok: tokens.Tokens, name: str, first: Row):
   reference = [_REFERENCE] if _REFERENCE in first else []
 
   def encode(row: Row) -> Item:
-    prompt, said = _encode(tok, name, row[name], row[column], column)
+    prompt, said = encode_answer(tok, name, row[name], row[column], column)
     values: dict[str, list[float]] = {"label": [_truth(row, label)]}
     if reference:
       values[_REFERENCE] = [_number(row, _REFERENCE)]
-    return Item(prompt, [said], values, _blank(row[column]))
+    return Item(prompt, [said], values, blank(row[column]))
 
   needs = [name, column, label, *reference]
   return Reader("labelled answers", needs, encode)
 
 
-def _encode(
+def encode_answer(
   tok: tokens.Tokens, name: str, prompt: Any, answer: Any, column: str
 ):
-  """(prompt ids, (answer ids with eos, mask of what the assistant wrote))."""
+  """(prompt ids, (answer ids with eos, mask of what the assistant wrote)).
+
+  Args:
+    tok: tokenizer.
+    name: prompt column, for messages.
+    prompt: a string or chat messages.
+    answer: a string, or the assistant's messages to a chat.
+    column: of the answer, for messages.
+
+  Raises:
+    UserError: an answer that is empty, or not one to this prompt.
+  """
   chat = isinstance(prompt, (list, tuple))
   if isinstance(answer, str) and chat:
     answer = [{"role": "assistant", "content": answer}]
@@ -223,18 +234,18 @@ def _contents(answer: Any) -> list[str]:
   return [m.get("content", " ") if isinstance(m, dict) else " " for m in answer]
 
 
-def _blank(answer: Any) -> bool:
+def blank(answer: Any) -> bool:
   texts = [answer] if isinstance(answer, str) else _contents(answer)
   return any(isinstance(t, str) and not t.strip() for t in texts)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
   return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _number(row: Row, name: str, low: float = -math.inf) -> float:
   value = row[name]
-  if not _is_number(value) or value < low:
+  if not is_number(value) or value < low:
     raise UserError(
       f"column {name!r} is {tokens.head(value)}",
       "it is a finite number" + (f" of at least {low:g}" if low == 0 else ""),
