@@ -123,12 +123,12 @@ def base() -> ml_collections.ConfigDict:
   c.teacher = ml_collections.ConfigDict({"path": ""})  # a checkpoint directory
   c.reward_model = ml_collections.ConfigDict(
     {
-      "kind": "bradley_terry",  # | rao_kupper | davidson | mse | huber | bce
-      # | ordinal | steps
+      "kind": "bradley_terry",  # | rao_kupper | davidson | plackett_luce
+      # | mse | huber | bce | ordinal | steps
       "grades": 5,  # of ordinal
       "margin": False,  # a pair's strength is the margin of its rewards
       "scale": 1.0,  # of the reward difference, or between grades
-      "centering": 0.01,  # coefficient of (chosen + rejected)^2
+      "centering": 0.01,  # coefficient of (chosen + rejected)^2 of pairs
       "label_smoothing": 0.0,
       "ties": 0.0,  # log-odds of a tie at equal rewards (rao_kupper, davidson)
     }

@@ -13,11 +13,18 @@ from rlreward.models import score as score_lib
 from rlreward.ops import masked
 from rlreward.ops import reward_model as ops
 from rlreward.steps import checks, objective, roles
-from rlreward.types import Array
+from rlreward.types import Array, Task
 
 PAIRED = ("bradley_terry", "rao_kupper", "davidson")
+LISTED = ("plackett_luce",)
 SINGLE = ("mse", "huber", "bce", "ordinal", "steps")
-KINDS = (*PAIRED, *SINGLE)
+KINDS = (*PAIRED, *LISTED, *SINGLE)
+# What a task's `spec["labels"]` says that it holds: kinds that read it.
+_READS = {
+  "ranks": LISTED,
+  "ratings": ("mse", "huber", "bce", "ordinal"),
+  "steps": ("steps",),
+}
 
 
 def scores(
@@ -92,6 +99,31 @@ def check(config) -> None:
   )  # fmt: skip
 
 
+def check_labels(config, task: Task) -> None:
+  """Refuses a loss that does not read what the task holds.
+
+  Raises:
+    UserError: see the messages.
+  """
+  kind, spec = config.reward_model.kind, task.spec
+  held = spec.get("labels", "")
+  reads = _READS.get(held, (*PAIRED, *SINGLE))
+  if kind not in reads:
+    raise errors.UserError(
+      f"reward_model.kind={kind!r} on task {config.task.name!r}, which holds"
+      f" {held or 'no rankings'}",
+      "each loss reads judgements of one form",
+      f"use one of {', '.join(reads)}, or another task",
+    )
+  if held and config.model.outputs != spec["outputs"]:
+    raise errors.UserError(
+      f"model.outputs={config.model.outputs}, and the task judges"
+      f" {spec['outputs']} of each answer",
+      "every number that is judged has an output of its own",
+      f"set model.outputs={spec['outputs']}",
+    )
+
+
 def pairs(config, actor: roles.Policy, slots: int) -> objective.Objective:
   """-log p of the comparison, as `config.reward_model` describes it.
 
@@ -144,6 +176,61 @@ def pairs(config, actor: roles.Policy, slots: int) -> objective.Objective:
     init=dict,
     prepare=objective.nothing,
     weight=lambda rows: jnp.sum(objective.valid(rows)[0::2], dtype=jnp.float32),
+    terms=terms,
+  )
+
+
+def rankings(
+  config, actor: roles.Policy, slots: int, answers: int
+) -> objective.Objective:
+  """-log p of an order of K answers (Plackett-Luce), the best ones first.
+
+  Args:
+    config: section `reward_model`.
+    actor: a model with one output.
+    slots: T, answer slots. K rows in succession have one prompt; columns
+      `rank` f32[N], small is good and equal a tie, and `valid` bool[N].
+    answers: K.
+  """
+  scale = config.reward_model.scale
+
+  def listed(rows) -> tuple[Array, Array]:
+    cut = lambda x: x.reshape(-1, answers)
+    return cut(rows["rank"]), cut(objective.valid(rows))
+
+  def terms(variables, frozen, rows, share):
+    del frozen
+    each = scores(actor, variables, rows, slots, share)
+    score = at_end(each, rows, slots)[:, 0].reshape(-1, answers)
+    rank, known = listed(rows)
+    loss = ops.plackett_luce(scale * score, rank, known)
+    s = masked.clean(jax.lax.stop_gradient(score), known)
+    better = rank[:, :, None] < rank[:, None, :]
+    better &= known[:, :, None] & known[:, None, :]
+    gap = s[:, :, None] - s[:, None, :]
+    right = jnp.where(gap == 0, 0.5, gap > 0)
+    over = lambda x, mask: (
+      masked.masked_sum(x, mask),
+      jnp.sum(mask, dtype=jnp.float32),
+    )
+    sums = {
+      "accuracy": over(right, better),
+      "margin": over(gap, better),
+      "score_mean": over(s, known),
+      "score_square": over(s**2, known),
+    }
+    return jnp.sum(loss), sums
+
+  def count(rows) -> Array:
+    known = listed(rows)[1]
+    return jnp.sum(jnp.sum(known, 1) > 1, dtype=jnp.float32)
+
+  return objective.Objective(
+    together=answers,
+    needs=frozenset(),
+    init=dict,
+    prepare=objective.nothing,
+    weight=count,
     terms=terms,
   )
 

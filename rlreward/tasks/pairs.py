@@ -70,7 +70,7 @@ def all_pairs(
     not isinstance(answers, Sequence)
     or not isinstance(values, Sequence)
     or len(answers) != len(values)
-    or not all(_is_number(v) for v in values)
+    or not all(is_number(v) for v in values)
   ):
     raise UserError(
       f"{completions!r} is {tokens.head(answers)} and {by!r} is"
@@ -138,7 +138,7 @@ def preferred(c: Mapping[str, Any], tok: tokens.Tokens, name: str, first: Row):
     if tie:
       values["tie"] = [_truth(row, "tie")] * 2
     said = [b[1] for b in both]
-    return Item(both[0][0], said, values, any(map(_blank, answers)))
+    return Item(both[0][0], said, values, any(map(blank, answers)))
 
   given = [name] if name else []
   return Reader("pairs", given + sides + strength + references + tie, encode)
@@ -164,7 +164,7 @@ def labelled(c: Mapping[str, Any], tok: tokens.Tokens, name: str, first: Row):
     values: dict[str, list[float]] = {"label": [_truth(row, label)]}
     if reference:
       values[_REFERENCE] = [_number(row, _REFERENCE)]
-    return Item(prompt, [said], values, _blank(row[column]))
+    return Item(prompt, [said], values, blank(row[column]))
 
   needs = [name, column, label, *reference]
   return Reader("labelled answers", needs, encode)
@@ -237,18 +237,20 @@ def _contents(answer: Any) -> list[str]:
   return [m.get("content", " ") if isinstance(m, dict) else " " for m in answer]
 
 
-def _blank(answer: Any) -> bool:
+def blank(answer: Any) -> bool:
+  """Whether an answer, or a message of it, says nothing."""
   texts = [answer] if isinstance(answer, str) else _contents(answer)
   return any(isinstance(t, str) and not t.strip() for t in texts)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+  """Whether a value of a row is a finite number."""
   return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _number(row: Row, name: str, low: float = -math.inf) -> float:
   value = row[name]
-  if not _is_number(value) or value < low:
+  if not is_number(value) or value < low:
     raise UserError(
       f"column {name!r} is {tokens.head(value)}",
       "it is a finite number" + (f" of at least {low:g}" if low == 0 else ""),
