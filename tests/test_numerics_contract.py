@@ -77,8 +77,10 @@ def test_p2_kl_has_the_gradient_of_its_name():
 
 
 def test_p3_nothing_encodes_what_it_decoded():
-  # Text is made into ids where data comes in, and nowhere else.
+  # Text is made into ids where data comes in, and nowhere else: `scoring` and
+  # `reward_models` read rows of files, as the tasks do.
   allowed = {"tasks", "runs.py", "annotate.py", "models"}
+  allowed |= {"scoring.py", "reward_models.py"}
   package = nano.REPO / "rlreward"
   found = set()
   for file in package.rglob("*.py"):
