@@ -156,6 +156,8 @@ def no_column(f: RewardFunction, name: str, columns) -> RewardError:
 def _read(outcome: pool.Outcome) -> pool.Outcome:
   if outcome.status != values.OK:
     return outcome
+  if isinstance(outcome.value, values.Unjudged):
+    return _unjudged(outcome.value)
   try:
     return pool.Outcome(values.OK, values.judgement(outcome.value))
   except BadValueError as error:
@@ -173,9 +175,16 @@ def _spread(outcome: pool.Outcome, n: int) -> list[pool.Outcome]:
   return [
     pool.Outcome(values.ERROR, error=r)
     if isinstance(r, BadValueError)
+    else _unjudged(r)
+    if isinstance(r, values.Unjudged)
     else pool.Outcome(values.OK, r)
     for r in rows
   ]
+
+
+def _unjudged(said: values.Unjudged) -> pool.Outcome:
+  """The outcome of a sample that the function itself gave up on."""
+  return pool.Outcome(said.status, None, values.UnjudgedError(said.why))
 
 
 def _error(
@@ -199,6 +208,10 @@ def _error(
   if bad is not None:
     said, fix = str(bad), bad.fix
     why = "only numbers can be rewards; nothing is counted as 0 in their place"
+  elif isinstance(error, values.UnjudgedError):
+    said = f"gave no judgement: {_line(error)}"
+    why = "a failure or a time-out is no reward of 0; the sample is left out"
+    fix = "look at the first such sample; raise timeout or max_error_share"
   elif error is not None:
     said = f"raised {type(error).__name__}: {_line(error)}{_frame(f, error)}"
     why = "an exception is no reward of 0: that would teach the wrong thing"

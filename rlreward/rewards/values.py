@@ -72,6 +72,22 @@ class Judgement(NamedTuple):
   parts: Mapping[str, float | None] = {}
 
 
+class Unjudged(NamedTuple):
+  """A function may return it in place of a value, to say why there is none.
+
+  Attributes:
+    status: TIMEOUT or ERROR.
+    why: in words.
+  """
+
+  status: int
+  why: str
+
+
+class UnjudgedError(Exception):
+  """What a function said of a sample that it could not judge."""
+
+
 def number(value: Any) -> float:
   """A returned scalar as a float.
 
@@ -135,7 +151,9 @@ def judgement(value: Any) -> Judgement:
   return Judgement(sum(known) if len(known) == len(parts) else None, parts)
 
 
-def judgements(value: Any, n: int) -> list[Judgement | BadValueError]:
+def judgements(
+  value: Any, n: int
+) -> list[Judgement | BadValueError | Unjudged]:
   """Reads what a batched function returned.
 
   Args:
@@ -144,7 +162,8 @@ def judgements(value: Any, n: int) -> list[Judgement | BadValueError]:
     n: samples in the batch.
 
   Returns:
-    One entry per sample; a bad entry is given back as its error.
+    One entry per sample; a bad entry is given back as its error, an `Unjudged`
+    as it is.
 
   Raises:
     BadValueError: not n entries.
@@ -157,10 +176,10 @@ def judgements(value: Any, n: int) -> list[Judgement | BadValueError]:
     rows = [{k: v[i] for k, v in columns.items()} for i in range(n)]
   else:
     rows = _entries(value, n, "")
-  out: list[Judgement | BadValueError] = []
+  out: list[Judgement | BadValueError | Unjudged] = []
   for row in rows:
     try:
-      out.append(judgement(row))
+      out.append(row if isinstance(row, Unjudged) else judgement(row))
     except BadValueError as error:
       out.append(error)
   return out
