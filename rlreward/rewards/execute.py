@@ -129,15 +129,14 @@ def sql_reward(
   chosen = dict(sql_parts.WEIGHTS if weights is None else weights)
 
   def score(completion: list, database: list, gold: list) -> list:
-    jobs, place, out = [], [], [None] * len(completion)
+    out: list[Any] = [0.0] * len(completion)
+    jobs, place = [], []
     for i, row in enumerate(zip(completion, database, gold, strict=True)):
       said, base, right = map(_text, row, ("completion", "database", "gold"))
       query = extract(said, "sql")
       if partial or query is not None:
         jobs.append((said, query or "", base, right, options, partial))
         place.append(i)
-      else:
-        out[i] = 0.0
     found = _workers(workers, timeout, memory_mb).map(
       sql_parts.judge, [(*j[:4], tuple(j[4]), j[5]) for j in jobs]
     )
@@ -194,7 +193,8 @@ def python_reward(
     if not checked:
       checked.append(sandbox.check(chosen))
     heads = prompt if code_prompt is None else code_prompt
-    jobs, out, place = [], [0.0] * len(completion), []
+    out: list[Any] = [0.0] * len(completion)
+    jobs, place = [], []
     for i, said in enumerate(completion):
       job = program(
         _text(heads[i], "prompt"),

@@ -357,7 +357,7 @@ def container_argv(level: Level, name: str) -> list[str]:
     "--security-opt=no-new-privileges", "--user=65534:65534",
     "--ipc=none", "--pids-limit=64", f"--memory={memory}",
     f"--memory-swap={memory}", "--cpus=1", f"--ulimit=cpu={cpu}:{cpu}",
-    "--ulimit=fsize=0", "--ulimit=core=0", "--workdir=/", "--env-file=/dev/null",
+    "--ulimit=fsize=0", "--ulimit=core=0", "--workdir=/",
     "--log-driver=none", level.image, "python3", "-I", "-S", "-c",
     _CHILD.read_text(encoding="utf-8"), "-1",
   ]  # fmt: skip

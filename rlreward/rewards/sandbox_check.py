@@ -86,7 +86,7 @@ def judge(job, candidate) -> list:
     job: "prompt", "test" and "entry".
     candidate: the stand-in.
   """
-  space = {"__name__": "__tests__"}
+  space: dict = {"__name__": "__tests__"}
   for prompt in (job["prompt"], job["prompt"] + "\n    pass\n"):
     try:
       exec(compile(prompt, "<prompt>", "exec"), space)

@@ -31,7 +31,20 @@ DENIED = {
     + (101, 310, 311, 312, 434, 438)  # ptrace, memory and files of others
     + (165, 166, 155, 161, 272, 308, 428, 429, 430, 442)  # mounts, namespaces
     + (248, 249, 250, 298, 321, 323, 425, 426, 427)  # keys, bpf, io_uring
-    + (90, 91, 268, 92, 93, 94, 260, 132, 235, 261, 280, 452)  # modes and owners
+    + (
+      90,
+      91,
+      268,
+      92,
+      93,
+      94,
+      260,
+      132,
+      235,
+      261,
+      280,
+      452,
+    )  # modes and owners
     + (16, 72, 302, 160, 251, 141, 142, 144, 203),  # ioctl, fcntl, limits
     56,
   ),
@@ -68,7 +81,7 @@ def main(life) -> None:
     sys.stdin = empty
     job = json.loads(receive(read))
     guards = give_up(job)
-    space = {"__name__": "__program__"}
+    space: dict = {"__name__": "__program__"}
     try:
       exec(compile(job["source"], "<program>", "exec"), space)
       space[job["entry"]]

@@ -205,8 +205,8 @@ def _schema(database: str, stamp: int) -> dict[str, tuple[str, ...]]:
   connection = connect(database, 1_000_000)
   try:
     connection.set_authorizer(None)
-    names = [r[0] for r in connection.execute(
-      "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]  # fmt: skip
+    tables = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
+    names = [r[0] for r in connection.execute(tables)]
     ask = "SELECT name FROM pragma_table_info(?)"
     return {n: tuple(r[0] for r in connection.execute(ask, (n,)))
             for n in names}  # fmt: skip

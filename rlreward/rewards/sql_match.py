@@ -43,12 +43,12 @@ def same(
     return True
   if columns != "any" or width == 1:
     return False
+  alone = lambda rows, j: [(r[j],) for r in rows]
   fits = [
     [
       j
       for j in range(width)
-      if _equal([(r[i],) for r in gold], [(r[j],) for r in found], ordered,
-                tolerance)  # fmt: skip
+      if _equal(alone(gold, i), alone(found, j), ordered, tolerance)
     ]
     for i in range(width)
   ]

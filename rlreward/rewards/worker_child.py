@@ -79,7 +79,7 @@ def limit_memory(megabytes: int) -> None:
     megabytes: of address space.
   """
   try:
-    resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
   except (ValueError, OSError):
     pass  # macOS refuses; `workers` says so
 

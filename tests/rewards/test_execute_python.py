@@ -77,7 +77,7 @@ def test_escapes_fail(guards, tmp_path, count):
   assert count >= 50
   held = guards["files"] and guards["processes"]
   own = [e for e in ESCAPES if held or "2 * x" not in e["source"]]
-  level = Level("rlimit", seconds=6)
+  level = Level("rlimit", seconds=4)
   jobs = [Job(e["source"], "f", TWICE) for e in own]
   out = sandbox.run_all(jobs, level, workers=3)
   passed = [
@@ -125,8 +125,9 @@ def test_the_environment_is_empty_and_the_folder_too(guards, monkeypatch):
 def mutants(solution):
   """Programs that should fail: each changes one thing."""
   yield "    return None\n"
-  changes = [(" + ", " - "), (" == ", " != "), (" < ", " >= "), (" > ", " <= "),
-             ("True", "False"), ("return ", "return not "), (" 1", " 2")]  # fmt: skip
+  changes = [(" + ", " - "), (" == ", " != "), (" < ", " >= "),
+             (" > ", " <= "), ("True", "False"), ("return ", "return not "),
+             (" 1", " 2")]  # fmt: skip
   for old, new in changes:
     if old in solution:
       yield solution.replace(old, new)
@@ -247,7 +248,9 @@ def test_the_container_command_gives_nothing_away():
                "--pids-limit=64", "--memory=256m", "--memory-swap=256m",
                "--pull=never", "--interactive"):  # fmt: skip
     assert flag in head
-  assert not [a for a in head if re.match(r"(-v|--volume|--mount|-e|--env=)", a)]
+  assert not [
+    a for a in head if re.match(r"(-v|--volume|--mount|-e|--env=)", a)
+  ]
 
 
 def test_a_container_is_driven_like_a_process(tmp_path, monkeypatch, guards):

@@ -12,7 +12,7 @@ import pytest
 from workers_jobs import add, double, judge, misbehave, numpy_number
 
 from rlreward.errors import UserError
-from rlreward.rewards import workers
+from rlreward.rewards import worker_process, workers
 from rlreward.rewards.workers import Workers
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -224,4 +224,4 @@ def test_a_reply_cannot_run_code():
   import pickle
 
   with pytest.raises(pickle.UnpicklingError):
-    workers._Plain(io.BytesIO(pickle.dumps(os.system))).load()
+    worker_process.Plain(io.BytesIO(pickle.dumps(os.system))).load()
