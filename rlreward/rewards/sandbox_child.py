@@ -95,8 +95,9 @@ def main(life) -> None:
 def serve(function, read, write) -> None:
   """Answers [args, kwargs] with ["value", x] or ["raised", type, text]."""
   while True:
-    args, kwargs = (unpack(x) for x in json.loads(receive(read)))
+    call = json.loads(receive(read))
     try:
+      args, kwargs = unpack(call[0]), unpack(call[1])
       reply = ["value", pack(function(*args, **kwargs))]
       text = json.dumps(reply)
     except BaseException as error:
