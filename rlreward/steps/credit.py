@@ -23,6 +23,7 @@ AHEAD = frozenset({"reference_logp"})
 _MEMORY = 0.9  # of the coefficient that a KL budget implies, for each step
 _PROPORTIONAL, _INTEGRAL = 0.3, 0.03  # gains of the KL's relative error
 _NEAR = 0.5  # relative error up to which the integral counts it
+_MOST = 70.0  # of the integral: a factor of 8 in the coefficient
 
 
 class Aside(NamedTuple):
@@ -57,8 +58,8 @@ class Penalty(NamedTuple):
 
         beta alpha = exp(0.3 e + 0.03 sum e),  e = clip(KL / budget - 1)
 
-      The sum leaves out |e| >= 1/2: a policy that is on its way says nothing
-      of what it will waste.
+      The sum, within 70, leaves out |e| >= 1/2: a policy that is on its way
+      says nothing of what it will waste.
   """
 
   beta: float
@@ -156,7 +157,7 @@ def _penalised(
     )
     error = jnp.clip(jnp.mean(log_ratio) / penalty.budget - 1, -1, 1)
     near = jnp.where(jnp.abs(error) < _NEAR, error, 0)
-    integral = state["kl_error"] + near
+    integral = jnp.clip(state["kl_error"] + near, -_MOST, _MOST)
     trim = _PROPORTIONAL * error + _INTEGRAL * integral
     metrics["kl_trim"] = trim
     state = {**state, "kl_error": integral}

@@ -1,6 +1,7 @@
 """Credit: loops over the tokens of six answers, and what algorithms choose."""
 
 import math
+
 import jax
 import jax.numpy as jnp
 import nano
