@@ -21,9 +21,9 @@ from rlreward.types import Array
 
 AHEAD = frozenset({"reference_logp"})
 _MEMORY = 0.9  # of the coefficient that a KL budget implies, for each step
-_PROPORTIONAL, _INTEGRAL = 0.3, 0.03  # gains of the KL's relative error
+_PROPORTIONAL, _INTEGRAL = 0.3, 0.06  # gains of the KL's relative error
 _NEAR = 0.5  # relative error up to which the integral counts it
-_MOST = 70.0  # of the integral: a factor of 8 in the coefficient
+_MOST = 35.0  # of the integral: a factor of 8 in the coefficient
 
 
 class Aside(NamedTuple):
@@ -56,9 +56,9 @@ class Penalty(NamedTuple):
       `analytic.budget.implied_alpha`. A policy wastes some of its KL, so beta
       is trimmed by a PI controller of the KL's relative error e:
 
-        beta alpha = exp(0.3 e + 0.03 sum e),  e = clip(KL / budget - 1)
+        beta alpha = exp(0.3 e + 0.06 sum e),  e = clip(KL / budget - 1)
 
-      The sum, within 70, leaves out |e| >= 1/2: a policy that is on its way
+      The sum, within 35, leaves out |e| >= 1/2: a policy that is on its way
       says nothing of what it will waste.
   """
 
