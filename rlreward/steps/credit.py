@@ -21,7 +21,9 @@ from rlreward.types import Array
 
 AHEAD = frozenset({"reference_logp"})
 _MEMORY = 0.9  # of the coefficient that a KL budget implies, for each step
-_GAIN = 0.05  # share of a step's KL beside the budget that moves the aim
+_PROPORTIONAL, _INTEGRAL = 0.3, 0.06  # gains of the KL's relative error
+_NEAR = 0.5  # relative error up to which the integral counts it
+_MOST = 35.0  # of the integral: a factor of 8 in the coefficient
 
 
 class Aside(NamedTuple):
@@ -51,9 +53,13 @@ class Penalty(NamedTuple):
     horizon: episodes, see `returns.adaptive_kl`.
     budget: KL of a response, nats; above 0, beta is 1 / alpha of the optimum
       that spends it, which each step's rewards imply; see
-      `analytic.budget.implied_alpha`. Where the KL is beside the budget, for
-      a policy wastes some or has not come as far, a fiftieth of it to twice is
-      aimed at instead, so that the KL is what was asked for.
+      `analytic.budget.implied_alpha`. A policy wastes some of its KL, so beta
+      is trimmed by a PI controller of the KL's relative error e:
+
+        beta alpha = exp(0.3 e + 0.06 sum e),  e = clip(KL / budget - 1)
+
+      The sum, within 35, leaves out |e| >= 1/2: a policy that is on its way
+      says nothing of what it will waste.
   """
 
   beta: float
@@ -140,26 +146,28 @@ def _penalised(
     following = returns.adaptive_kl(
       beta, kl, penalty.target, rows, penalty.horizon
     )
-  metrics = {}
+  metrics, trim = {}, jnp.zeros(())
   if penalty.budget:
     log_ratio = jnp.sum(k1, 1)
-    aim = metrics["kl_aim"] = state["kl_aim"]
     alpha = budget.implied_alpha(
       signals.grouped(_total(signals, None)),
       signals.grouped(log_ratio),
-      aim,
+      penalty.budget,
       signals.grouped(signals.valid),
     )
-    left = penalty.budget - jnp.mean(log_ratio)
-    aim = jnp.clip(aim + _GAIN * left, penalty.budget / 50, 2 * penalty.budget)
-    state = {**state, "kl_aim": aim}
+    error = jnp.clip(jnp.mean(log_ratio) / penalty.budget - 1, -1, 1)
+    near = jnp.where(jnp.abs(error) < _NEAR, error, 0)
+    integral = jnp.clip(state["kl_error"] + near, -_MOST, _MOST)
+    trim = _PROPORTIONAL * error + _INTEGRAL * integral
+    metrics["kl_trim"] = trim
+    state = {**state, "kl_error": integral}
     # A budget that these samples cannot spend implies no price at all.
     found = jnp.where(alpha > 0, 1 / alpha, jnp.maximum(beta, 0))
     # Nothing is known before the first step, and one step knows little.
     beta = jnp.where(beta < 0, found, beta)
     following = _MEMORY * beta + (1 - _MEMORY) * found
-  metrics["kl_beta"] = beta
-  return -beta * k1, {**state, "kl_beta": following}, metrics
+  metrics["kl_beta"] = price = beta * jnp.exp(trim)
+  return -price * k1, {**state, "kl_beta": following}, metrics
 
 
 def _start(penalty: Penalty | None, **own) -> Callable[[], dict[str, Any]]:
@@ -169,7 +177,7 @@ def _start(penalty: Penalty | None, **own) -> Callable[[], dict[str, Any]]:
       first = -1.0 if penalty.budget else penalty.beta
       state["kl_beta"] = jnp.asarray(first, jnp.float32)
       if penalty.budget:
-        state["kl_aim"] = jnp.asarray(penalty.budget, jnp.float32)
+        state["kl_error"] = jnp.zeros(())
     return state
 
   return init

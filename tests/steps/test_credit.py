@@ -1,5 +1,7 @@
 """Credit: loops over the tokens of six answers, and what algorithms choose."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import nano
@@ -364,11 +366,34 @@ def test_the_first_price_is_that_of_the_first_samples():
   made = credit.group(lambda r, v: r, credit.Penalty(0.0, budget=0.3))
   found, state = made.assign(signals, made.init())
   # Normal rewards of variance 1: KL = alpha^2 / 2; G = 8 costs a few per cent.
-  assert float(found.metrics["kl_beta"]) == pytest.approx(0.6**-0.5, rel=0.1)
-  # Nothing is spent yet: the next step may aim a little higher.
-  assert float(state["kl_aim"]) == pytest.approx(0.3 * 1.05, rel=1e-5)
-  again, _ = made.assign(signals, state)
-  assert float(again.metrics["kl_aim"]) == pytest.approx(0.315, rel=1e-5)
+  # Nothing is spent yet, e = -1: the price is exp(-0.3) of it.
+  price = 0.6**-0.5 * math.exp(-0.3)
+  assert float(found.metrics["kl_beta"]) == pytest.approx(price, rel=0.1)
+  # A policy that is far from its budget says nothing of what it wastes.
+  assert float(state["kl_error"]) == 0
+
+
+def test_a_budget_is_trimmed_by_the_error_of_the_kl():
+  """exp(0.3 e + 0.06 sum e) of the price, by hand."""
+  made = credit.group(lambda r, v: r, credit.Penalty(0.0, budget=0.5))
+  state = {**made.init(), "kl_beta": jnp.asarray(2.0)}
+  total = 0.0
+  for spent in (0.6, 0.35, 0.8, 0.5):
+    signals = credit.Signals(
+      reward=jnp.ones(8), valid=jnp.ones(8, bool), tokens=None,
+      action=jnp.ones((8, 2), bool), logp=jnp.full((8, 2), spent / 2),
+      reference_logp=jnp.zeros((8, 2)), value=None, aside=jnp.zeros((2, 0)),
+      aside_valid=jnp.zeros((2, 0), bool), group=4,
+    )  # fmt: skip
+    # Equal rewards imply no price of their own, so that 2 stays.
+    found, state = made.assign(signals, state)
+    error = spent / 0.5 - 1
+    total += error if abs(error) < 0.5 else 0.0
+    trim = 0.3 * min(error, 1) + 0.06 * total
+    # 1e-5: f32.
+    assert float(found.metrics["kl_trim"]) == pytest.approx(trim, abs=1e-5)
+    price = 2 * math.exp(trim)
+    assert float(found.metrics["kl_beta"]) == pytest.approx(price, rel=1e-5)
 
 
 def test_rewards_that_say_nothing_leave_the_price():
@@ -379,7 +404,7 @@ def test_rewards_that_say_nothing_leave_the_price():
     reference_logp=jnp.zeros((8, 2)), value=None, aside=jnp.zeros((2, 0)),
     aside_valid=jnp.zeros((2, 0), bool), group=4,
   )  # fmt: skip
-  known = {"kl_beta": jnp.asarray(0.7), "kl_aim": jnp.asarray(0.3)}
+  known = {"kl_beta": jnp.asarray(0.7), "kl_error": jnp.asarray(0.0)}
   _, state = made.assign(signals, known)
   assert float(state["kl_beta"]) == pytest.approx(0.7)
   found, _ = made.assign(signals, made.init())
