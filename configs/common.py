@@ -184,6 +184,8 @@ def base() -> ml_collections.ConfigDict:
       "every": 50,  # steps; 0 = only at the ends
       "prompts": 256,
       "temperature": 1.0,
+      "gold": "",  # file.py:function that judges here and is never trained
+      # on; "" the task's own
     }
   )
   c.frontier = ml_collections.ConfigDict(

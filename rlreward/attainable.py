@@ -64,10 +64,9 @@ class Tracker:
     reward, kl = values.get("proxy", values["reward"]), values["kl"]
     found = {}
     if self._survey.law is not None:
-      reward, exact = self._survey.law(state, whole)
-      found["exact_reward"] = reward
-      if exact is not None:
-        kl = found["exact_kl"] = exact
+      law = self._survey.law(state, whole)
+      reward, kl = law["reward"], law.get("kl", kl)
+      found |= {f"exact_{name}": value for name, value in law.items()}
     found |= frontier.measure(self._curve, reward, kl)
     self._path[int(state.step)] = {**values, **found}
     if jax.process_index() == 0:

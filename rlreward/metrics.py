@@ -136,6 +136,15 @@ class Writer:
     self._file.flush()
     return found
 
+  def drift(self, name: str, value: Any) -> Any:
+    """How far a metric lies from the first one of the run, 0 for the first.
+
+    Args:
+      name: as it is written, prefix included.
+      value: of this step, not yet written.
+    """
+    return value - self._first.get(name, value)
+
   def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes `samples/step_N.jsonl` and the first rows to TensorBoard.
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from rlreward import errors
+from rlreward.types import Score, Task
 
 ROOT = pathlib.Path(__file__).resolve().parent
 METHODS = ("algorithms", "methods")
@@ -68,7 +69,65 @@ def task(config: Any) -> Any:
   # Text is cut by the model's own tokenizer unless another one is named.
   if "tokenizer" in module.defaults() and not section.get("tokenizer"):
     section["tokenizer"] = config.model.path
-  return module.make(section)
+  return with_gold(config, module.make(section))
+
+
+def with_gold(config: Any, task: Task) -> Task:
+  """The task with the held-out scorer that `eval.gold` names, if any.
+
+  Args:
+    config: the run's; `eval.gold` is "file.py:function" or "package:function":
+      (Rollout, batch) -> Score and compiled where the task's own reward is,
+      else a reward function like those of `task.rewards`.
+    task: whose reward stays what is trained on.
+
+  Raises:
+    UserError: no such function, or nothing that it could be held against.
+  """
+  path = config.eval.get("gold", "")
+  if not path:
+    return task
+  if not task.spec.get("judged", True):
+    raise errors.UserError(
+      f"eval.gold={path!r} on a task without a reward",
+      "it is evaluated beside what is trained on, and here that is nothing",
+      "name it in task.rewards, which judges the evaluations then",
+    )
+  if not task.spec["on_device"]:
+    from rlreward.rewards import function
+    from rlreward.tasks import text
+
+    gold: Any = function.make(
+      text.parse_rewards(path),
+      task.spec["tokenizer"],
+      columns=[*task.spec["columns"], "row"] if "columns" in task.spec else None,
+    )
+    return task._replace(gold=gold)
+  from rlreward.rewards import loader
+
+  found = loader.load(path)
+  if not callable(found):
+    raise errors.UserError(
+      f"eval.gold={path!r} is a {type(found).__name__}",
+      "it is called with a Rollout and a batch",
+      "name a function (rollout, batch) -> Score",
+    )
+
+  def scored(rollout, batch) -> Score:
+    score = found(rollout, batch)
+    if not isinstance(score, Score):
+      raise errors.UserError(
+        f"eval.gold={path!r} returned a {type(score).__name__}",
+        f"task {config.task.name!r} is judged inside the compiled step",
+        "return rlreward.types.Score(value, valid)",
+      )
+    return score
+
+  spec = dict(task.spec)
+  listed = spec.get("outcomes")
+  if listed:  # their gold is that of the task's own
+    spec["outcomes"] = lambda batch: listed(batch)._replace(gold=None)
+  return task._replace(gold=scored, spec=spec)
 
 
 def tasks() -> list[str]:

@@ -179,7 +179,7 @@ def run(
     for step in range(begun, end):
       state, found, seen = advance(method, state, source, counter)
       done = step + 1
-      found |= counter.scalars()
+      found |= counter.scalars() | _drift(writer, found)
       shown = writer.scalars(done, found)
       writer.progress(done, shown)
       _refuse_nan(shown, done)
@@ -295,6 +295,13 @@ def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
+def _drift(writer, found: Mapping[str, Any], prefix: str = "") -> dict:
+  """{"length_drift": tokens since the first step}, where there is a length."""
+  if "length" not in found:
+    return {}
+  return {"length_drift": writer.drift(f"{prefix}length", found["length"])}
+
+
 def _start(config) -> Any:
   """The config of the first stage: ours, with what `start` changes."""
   changes = config_lib.flatten(config.start.to_dict())
@@ -343,6 +350,7 @@ class _Judge:
     values = {k: float(s) / max(float(w), 1e-9) for k, (s, w) in sums.items()}
     if self.batch is not None:
       values |= self.tracker(state, batch, self.batch, values)
+    values |= _drift(self.writer, values, "eval/")
     # Last: a line of metrics says that this evaluation needs no other.
     self.writer.scalars(step, values, prefix="eval/")
     shown = ", ".join(f"{k} {v:.3f}" for k, v in values.items())

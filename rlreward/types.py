@@ -213,12 +213,15 @@ class Outcomes(NamedTuple):
     mask: bool[B, Y, T], tokens that are there; the rest is padding.
     reward: f32[B, Y].
     rest: the reward of every answer that is not listed; None where all are.
+    gold: f32[B, Y], what is wanted; None where it is the reward, and where
+      some answers are not listed.
   """
 
   tokens: Any
   mask: Any
   reward: Any
   rest: float | None
+  gold: Any = None
 
 
 class Arm(NamedTuple):

@@ -68,8 +68,9 @@ def curve(pool: Pool) -> dict[str, Any]:
   if pool.exact:
     logp, r = jnp.asarray(pool.logp), jnp.asarray(pool.reward)
     most = float(jnp.mean(jax.vmap(tilt.kl_max)(logp, r)))
-    found = frontier.exact(logp, r, jnp.asarray(most * _SPACED))
-    bon = _law_of_best(logp, r)
+    gold = None if pool.gold is None else jnp.asarray(pool.gold)
+    found = frontier.exact(logp, r, jnp.asarray(most * _SPACED), gold=gold)
+    bon = _law_of_best(logp, r, gold)
   else:
     valid = jnp.asarray(pool.valid)
     found = frontier.from_samples(
@@ -88,24 +89,37 @@ def curve(pool: Pool) -> dict[str, Any]:
   fields = {k: _plain(v) for k, v in found._asdict().items()}
   base = {"reward": fields.pop("base"), "gold": None}
   if pool.gold is not None:
-    base["gold"] = float(np.nanmean(np.where(pool.valid, pool.gold, np.nan)))
+    base["gold"] = _base_gold(pool)
   bon["n"] = [int(k) for k in bon["n"]]
   return {"exact": pool.exact, "prompts": b, "samples": n, "base": base,
           **fields, "bon": bon}  # fmt: skip
 
 
-def _law_of_best(logp: Array, r: Array) -> dict[str, Any]:
-  """Best-of-n's exact KL and reward, means over prompts."""
+def _base_gold(pool: Pool) -> float:
+  assert pool.gold is not None
+  if pool.exact:
+    return float(np.mean(np.sum(np.exp(pool.logp) * pool.gold, 1)))
+  return float(np.nanmean(np.where(pool.valid, pool.gold, np.nan)))
+
+
+def _law_of_best(logp: Array, r: Array, gold: Array | None) -> dict[str, Any]:
+  """Best-of-n's exact KL, reward and gold, means over prompts."""
   chance = jnp.exp(logp)
   mean = lambda fn, n: float(
     jnp.mean(jax.vmap(lambda p, x: fn(p, x, n))(chance, r))
   )
-  return {
+  found: dict[str, Any] = {
     "n": SIZES,
     "kl": [mean(best_of_n.kl, n) for n in SIZES],
     "reward": [mean(best_of_n.mean_reward, n) for n in SIZES],
     "gold": None,
   }
+  if gold is not None:
+    pi = lambda n: jax.vmap(lambda p, x: best_of_n.pmf(p, x, n))(chance, r)
+    found["gold"] = [
+      float(jnp.mean(jnp.sum(pi(n) * gold, 1))) for n in SIZES
+    ]
+  return found
 
 
 def measure(

@@ -114,6 +114,28 @@ def masked_var(
   return _divide(jnp.sum(gap * gap, axis=axis), count - ddof)
 
 
+def share_of_variance(part: Array, total: Array, mask: Array) -> Array:
+  """Cov(part, total) / Var(total): how much of a sum's spread a part carries.
+
+  Shares of parts that add up to the total add up to 1. One below 0 works
+  against the total; one above 1 is held back by the others.
+
+  Args:
+    part: f[N].
+    total: f[N].
+    mask: bool[N], what counts.
+
+  Returns:
+    f32[]; 0 where the total does not vary.
+  """
+  x, y = clean(part, mask), clean(total, mask)
+  x = clean(x - masked_mean(x, mask), mask)
+  y = clean(y - masked_mean(y, mask), mask)
+  spread = jnp.sum(y * y)
+  some = spread > 0
+  return jnp.where(some, jnp.sum(x * y) / jnp.where(some, spread, 1), 0)
+
+
 def whiten(
   x: Array, mask: Array, shift_mean: bool = True, sd_min: float = 0.0
 ) -> Array:

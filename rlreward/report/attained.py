@@ -10,6 +10,9 @@ from rlreward.report.plot import nats, number
 from rlreward.report.read import Run
 
 ROWS = 16  # evaluations in the table
+# Without a frontier the path alone is drawn, where it shows two rewards.
+_NONE = {"exact": True, "kl": [], "reward": [],
+         "bon": {"n": [], "kl": [], "reward": []}}  # fmt: skip
 WIDE, NARROW = (1120, 460), (380, 330)
 
 
@@ -49,29 +52,35 @@ def path(run: Run) -> Path:
     kl.append(_first(found, "exact_kl", "kl"))
     names = ("exact_reward", "proxy" if proxied else "reward")
     reward.append(_first(found, *names))
-    gold.append(found.get("reward") if proxied else None)
+    gold.append(_first(found, "exact_gold", "reward") if proxied else None)
   return Path(steps, kl, reward, gold)
 
 
 def attained(runs: Sequence[tuple[str, Run]]) -> Attained | None:
-  """The frontier of the first run with the paths of all; None without one.
+  """The frontier of the first run with the paths of all.
+
+  None without a frontier, unless gold is another reward than what is trained
+  on: then it is gold and proxy against KL.
 
   Args:
     runs: (label, run).
   """
   curve = runs[0][1].curve
   paths = [path(run) for _, run in runs]
-  if curve is None:
+  if curve is None and not any(known(p.gold) and known(p.kl) for p in paths):
     return None
+  measured, curve = curve is not None, curve or _NONE
   exact = bool(curve.get("exact"))
   legend = [
     ("optimum, exact" if exact else "optimum with its 90 % band", "ink"),
     ("best of n", "c5 dash"),
-  ]
+  ] * measured
   if not exact and not all(curve.get("trusted", [])):
     legend.insert(1, ("optimum, too few samples to trust", "ink dash"))
   if known(curve.get("gold") or []):
     legend.append(("gold at that optimum", "c2 thin"))
+  if known(curve["bon"].get("gold") or []):
+    legend.append(("gold of best of n", "c5 thin"))
   for i, (label, run) in enumerate(runs):
     name = label if len(runs) > 1 else "this run"
     proxied = any("proxy" in found for found in run.evals.values())
@@ -83,6 +92,8 @@ def attained(runs: Sequence[tuple[str, Run]]) -> Attained | None:
     f"{curve.get('prompts', '?')} held-out prompts, each with"
     f" {'all its answers listed' if exact else many}"
   )
+  if not measured:
+    said = "this run alone; frontier.samples=64 adds the best reward at each KL"
   head, table = _table(runs[0][1])
   return Attained(
     [
@@ -113,7 +124,8 @@ def _draw(
   bon = curve["bon"]
   reach = 1.15 * max([0.0, *(x for p in paths for x in known(p.kl))])
   reach = max([reach, 1.05 * max(bon["kl"], default=0.0)])
-  reach = min(reach, max(known(kl))) if reach else max(known(kl))
+  most = max(known(kl), default=reach)
+  reach = min(reach, most) if reach else most
   reach = max([reach, *(1.05 * x for p in paths for x in known(p.kl))])
   end = next((i for i, x in enumerate(kl) if x > reach), len(kl))
   trusted = list(curve.get("trusted") or [True] * len(kl))
@@ -122,6 +134,7 @@ def _draw(
   heights = known([*best[:end], *bon["reward"]])
   heights += known([*low[:cut], *high[:cut]])
   heights += [y for p in paths for y in known([*p.reward, *p.gold])]
+  heights += known(bon.get("gold") or [])
   pad = 0.06 * (max(heights) - min(heights))
   left = min([0.0, *(x for p in paths for x in known(p.kl))])
   axes = plot.Axes(
@@ -139,7 +152,10 @@ def _draw(
   if gold:
     axes.line(kl[:cut], gold[:cut], "c2 thin")
   inside = [i for i, x in enumerate(bon["kl"]) if x <= reach]
-  bon = {k: [bon[k][i] for i in inside] for k in ("n", "kl", "reward")}
+  bon = {k: [v[i] for i in inside] for k, v in bon.items() if v}
+  bon = {**_NONE["bon"], **bon}
+  if "gold" in bon:
+    axes.line(bon["kl"], bon["gold"], "c5 thin")
   axes.line(bon["kl"], bon["reward"], "c5 dash")
   axes.dots(bon["kl"], bon["reward"], "c5", 2.0)
   for i, p in enumerate(paths):

@@ -6,6 +6,19 @@ from __future__ import annotations
 FACTS = {
   "reward": ("reward", "rises; its rise slows as groups collapse"),
   "reward/<part>": ("reward", "no single part carries the whole rise"),
+  "reward_share/<part>": (
+    "share",
+    "the part you want leads; a share that takes over is what the policy will"
+    " chase",
+  ),
+  "saturation": (
+    "share",
+    "below 0.5; rows at an end are told apart no more",
+  ),
+  "length_drift": (
+    "tokens",
+    "near 0, unless the task asks for longer or shorter answers",
+  ),
   "reward_std": (
     "reward",
     "falls slowly; 0 means nothing is left to learn",

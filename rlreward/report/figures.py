@@ -49,6 +49,9 @@ SPECS = (
         ("eval/exact_reward", "held out, exact", True)),
        "reward"),
   Spec("Reward components", "reward", (), "reward/<part>"),
+  Spec("What the reward's spread is made of", "share", (),
+       "reward_share/<part>"),
+
   Spec("KL to the reference, per response", "nats per response",
        (("kl_sequence", "training", False), ("eval/kl", "held out", True)),
        "kl_sequence"),
@@ -60,11 +63,15 @@ SPECS = (
        "entropy"),
   Spec("Length", "tokens", both("length"), "length",
        level=("sampling.max_new_tokens", "max_new_tokens")),
+  Spec("Length since the start", "tokens", both("length_drift"),
+       "length_drift"),
   Spec("Truncation", "share", both("truncated"), "truncated"),
   Spec("Finish reasons", "share", (),
        said="nearly all stop by themselves; length means that the limit cut"),
   Spec("Group collapse", "share", (("group_collapse", "training", False),),
        "group_collapse"),
+  Spec("Rewards at an end of their range", "share",
+       (("saturation", "training", False),), "saturation"),
   Spec("Spread of the rewards", "reward", (("reward_std", "training", False),),
        "reward_std"),
   Spec("Best of n", "reward", (), "best_of/<n>"),
@@ -173,7 +180,7 @@ def _specs(runs: Sequence[tuple[str, Run]]) -> list[Spec]:
 def others(run: Run) -> tuple[list[Figure], list[str]]:
   """Figures of what `SPECS` does not know, and the names beyond the most."""
   shown = {name for spec in SPECS for name, _, _ in spec.lines}
-  shown |= {name for name, _, _ in parts(run) + _best_of(run)}
+  shown |= {name for name, _, _ in parts(run) + shares(run) + _best_of(run)}
   names = sorted(
     n for n in run.names() - shown if not n.startswith(QUIET) and n != "ratio"
   )
@@ -199,6 +206,13 @@ def parts(run: Run) -> list[tuple[str, str, bool]]:
     found.append((name, part, False))
     found.append((f"eval/{part}", f"{part}, held out", True))
   return found
+
+
+def shares(run: Run) -> list[tuple[str, str, bool]]:
+  """Lines of what each component carries of the reward's spread."""
+  names = sorted(n for n in run.names() if n.startswith("reward_share/"))
+  lines = [(n, n.removeprefix("reward_share/"), False) for n in names]
+  return lines if len(lines) > 1 else []
 
 
 def _best_of(run: Run) -> list[tuple[str, str, bool]]:
@@ -233,6 +247,8 @@ def _lines(
     elif spec.title == "Reward components":
       lines = _points(parts(run), run)
       lines = lines if len({x[0].split(",")[0] for x in lines}) > 1 else []
+    elif spec.fact == "reward_share/<part>":
+      lines = _points(shares(run), run)
     elif spec.title == "Best of n":
       lines = _points(_best_of(run), run)
     else:

@@ -145,7 +145,8 @@ def bounded(
   """
   _word("shape", shape, tuple(shapes.SHAPES))
   f = shapes.SHAPES[shape]
-  return shaping.each(names, lambda r, *_: f(slope * r))
+  ends = shapes.RANGES[shape]
+  return shaping.each(names, lambda r, *_: f(slope * r), ends=ends)
 
 
 def relative(
@@ -177,7 +178,7 @@ def relative(
     refs = shaping.beside(rollout, name)
     return shapes.relative(r, refs, shape, slope, shift)
 
-  return shaping.each(names, paid, samples)
+  return shaping.each(names, paid, samples, ends=shapes.RANGES[shape])
 
 
 def _parts(score: Score, names: tuple[str, ...]) -> Array:

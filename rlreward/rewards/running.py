@@ -23,7 +23,7 @@ import numpy as np
 
 from rlreward.errors import UserError
 from rlreward.ops import bounded, masked
-from rlreward.rewards import shaping
+from rlreward.rewards import saturation, shaping
 from rlreward.types import Array, Rollout, Score, Shaping
 
 
@@ -154,6 +154,7 @@ def tracked(
   start: Moments | None = None,
   until: int | None = None,
   memory: float = math.inf,
+  ends: Callable[[Moments], tuple[Array, Array]] | None = None,
 ) -> Shaping:
   """A function of each reward and of its moments over the run.
 
@@ -164,6 +165,8 @@ def tracked(
     until: updates after which the moments stay as they are; 0 never moves
       `start`, None never freezes.
     memory: see `add`.
+    ends: of the range of a bounded function, (low, high) f32[K] each; see
+      `saturation.mark`.
 
   Raises:
     UserError: numbers that cannot be.
@@ -194,6 +197,9 @@ def tracked(
       return fn(r, mine)
 
     score, _ = shaping.each(names, one).update(score, (), rollout)
+    if ends is not None:
+      made = [shaping.part(score, n) for n in names] or [score.value]
+      score = saturation.mark(score, made, ends(m))
     return score, m
 
   return Shaping(init, update, reads=names)
@@ -268,7 +274,8 @@ def minmax(
     until: see `tracked`; after it what lies outside is clipped to [0, 1].
   """
   fn = lambda r, m: bounded.minmax(r, m.low, m.high)
-  return tracked(names, fn, start, until)
+  unit = lambda m: (jnp.zeros_like(m.mean), jnp.ones_like(m.mean))
+  return tracked(names, fn, start, until, ends=unit)
 
 
 def clip(
@@ -289,7 +296,12 @@ def clip(
     memory: see `tracked`.
   """
   fn = lambda r, m: bounded.clip(r, m.mean, deviation(m), width)
-  return tracked(names, fn, start, until, memory)
+
+  def ends(m: Moments) -> tuple[Array, Array]:
+    reach = width * deviation(m)
+    return m.mean - reach, m.mean + reach
+
+  return tracked(names, fn, start, until, memory, ends)
 
 
 def centre_prompt(names: Sequence[str] = ()) -> Shaping:

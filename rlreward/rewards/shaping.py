@@ -23,9 +23,11 @@ import jax.numpy as jnp
 
 from rlreward.errors import UserError
 from rlreward.ops import transform
+from rlreward.rewards import saturation
 from rlreward.types import Array, Rollout, Score, Shaping
 
 Names = tuple[str, ...]
+Ends = tuple[float, float]  # of a range; infinite where it is open
 
 
 class Reference(NamedTuple):
@@ -152,6 +154,7 @@ def each(
   fn: Callable[[Array, Score, Rollout, str], Array],
   beside: int = 0,
   reads: Names = (),
+  ends: Ends | None = None,
 ) -> Shaping:
   """A function of every named component, or of the value where none is named.
 
@@ -161,17 +164,22 @@ def each(
       takes the judgement away from its row.
     beside: see `types.Shaping`.
     reads: components read besides `names`.
+    ends: of the range of a bounded function: rows at one of them are marked,
+      see
+      `saturation.mark`.
   """
   names = tuple(names)
 
   def run(score: Score, rollout: Rollout) -> Score:
     if not names:
-      return _judged(score, fn(score.value, score, rollout, ""))
+      made = fn(score.value, score, rollout, "")
+      return saturation.mark(_judged(score, made), [made], ends)
     made = {
       _full(score, name): fn(part(score, name), score, rollout, name)
       for name in names
     }
-    return score._replace(components={**score.components, **made})
+    shaped = score._replace(components={**score.components, **made})
+    return saturation.mark(shaped, made.values(), ends)
 
   return stateless(run, beside, (*names, *reads))
 
@@ -227,7 +235,8 @@ def clip(names: Sequence[str], low: float, high: float) -> Shaping:
     low: smallest value.
     high: largest value.
   """
-  return each(names, lambda r, *_: jnp.clip(r, low, high))
+  fn = lambda r, *_: jnp.clip(r, low, high)
+  return each(names, fn, ends=(low, high))
 
 
 def sigmoid(names: Sequence[str] = ()) -> Shaping:
@@ -236,7 +245,7 @@ def sigmoid(names: Sequence[str] = ()) -> Shaping:
   Args:
     names: components; () is the value.
   """
-  return each(names, lambda r, *_: jax.nn.sigmoid(r))
+  return each(names, lambda r, *_: jax.nn.sigmoid(r), ends=(0.0, 1.0))
 
 
 def log_sigmoid(names: Sequence[str] = ()) -> Shaping:
@@ -245,7 +254,8 @@ def log_sigmoid(names: Sequence[str] = ()) -> Shaping:
   Args:
     names: components; () is the value.
   """
-  return each(names, lambda r, *_: transform.lsc(r[:, None], jnp.zeros(1)))
+  fn = lambda r, *_: transform.lsc(r[:, None], jnp.zeros(1))
+  return each(names, fn, ends=(-jnp.inf, 0.0))
 
 
 def preference(
@@ -266,7 +276,7 @@ def preference(
     refs = beside(rollout, name)
     return transform.preference_as_reward(r / temperature, refs / temperature)
 
-  return each(names, chance, samples)
+  return each(names, chance, samples, ends=(0.0, 1.0))
 
 
 def total(

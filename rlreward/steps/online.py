@@ -21,6 +21,7 @@ from rlreward.models import score as score_lib
 from rlreward.ops import advantage as advantage_lib
 from rlreward.ops import kl as kl_lib
 from rlreward.ops import logprob, masked, mesh, policy, returns
+from rlreward.rewards import saturation
 from rlreward.steps import (
   accumulate,
   batching,
@@ -186,12 +187,15 @@ def make(
 
   def assign(state, rollout, score, aside, fixed):
     """Rewards to advantages and the mask of what is trained on."""
-    extra = dict(state.extra)
+    extra, said = dict(state.extra), {}
     if shaping:
       seen = {**rollout.extras, **aside.extras(own, g)}
       score, extra["shaping"] = shaping.update(
         score, extra["shaping"], rollout._replace(extras=seen)
       )
+      at_end = score.components.get(saturation.NAME)
+      if at_end is not None:
+        said["saturation"] = masked.masked_mean(at_end, score.valid)
     reward, valid = score.value, score.valid
     if config.truncation == "penalise":
       length = jnp.sum(rollout.action, 1)
@@ -217,6 +221,7 @@ def make(
       group=g,
     )
     found, extra["credit"] = credit.assign(signals, extra["credit"])
+    found = found._replace(metrics={**found.metrics, **said})
     return found, rollout.loss[:, -t:] & used[:, None], reward, extra
 
   def one_update(carry, rows, frozen, step, tape=None):

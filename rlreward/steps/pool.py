@@ -28,13 +28,13 @@ class Survey(NamedTuple):
 
   Attributes:
     build: (state, batch, key, whole) -> Pool of the State's reference.
-    law: (state, whole) -> (mean reward, KL in nats or None) of the policy,
-      exactly; None where the task does not list its answers. The KL is None
-      where it lists some of them.
+    law: (state, whole) -> {"reward", "kl", "gold"} of the policy, exactly:
+      means, nats; None where the task does not list its answers. The KL is
+      left out where it lists some of them, gold where it is the reward.
   """
 
   build: Callable[..., Pool]
-  law: Callable[..., tuple[float, float | None]] | None
+  law: Callable[..., dict[str, float]] | None
 
 
 def check(config, frozen: Mapping[str, Any]) -> None:
@@ -191,16 +191,20 @@ def _listed(config, task: Task, actor: roles.Policy) -> Survey:
     del batch, key
     logp, found = reference(state, whole)
     reward = rewards(found)
-    return Pool(reward, None, np.ones(reward.shape, bool), logp, True)
+    valid = np.ones(reward.shape, bool)
+    return Pool(reward, found.gold, valid, logp, True)
 
-  def policy(state: State, whole) -> tuple[float, float | None]:
+  def policy(state: State, whole) -> dict[str, float]:
     logp, found = reference(state, whole)
     logq, _ = law(actor.variables(state.params, state.frozen), whole)
     q = np.exp(logq)
-    mean = float(np.mean(np.sum(q * rewards(found), 1)))
-    if found.rest is not None:
-      return mean, None
-    return mean, float(np.mean(np.sum(q * (logq - logp), 1)))
+    mean = lambda x: float(np.mean(np.sum(q * x, 1)))
+    out = {"reward": mean(rewards(found))}
+    if found.rest is None:
+      out["kl"] = mean(logq - logp)
+    if found.gold is not None:
+      out["gold"] = mean(found.gold)
+    return out
 
   return Survey(build, policy)
 

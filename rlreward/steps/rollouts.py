@@ -286,17 +286,19 @@ def last_part(name: str) -> str:
 
 
 def _component_means(score: Score) -> dict[str, float]:
-  """Means of components over the rows that have them, on the host."""
+  """Means and shares of components over rows that have them, on the host."""
   out = {}
   for name, part in score.components.items():
     known = np.asarray(score.valid) & np.isfinite(part)
     if known.any():
       out[f"reward/{name}"] = float(np.asarray(part)[known].mean())
+      share = masked.share_of_variance(part, score.value, known)
+      out[f"reward_share/{name}"] = float(share)
   return out
 
 
 def describe(rollout: Rollout, score: Score, g: int) -> dict[str, Array]:
-  """What a user watches: reward, length, endings, group collapse.
+  """What a user watches: reward and its parts, length, ends, group collapse.
 
   Args:
     rollout: N rows.
@@ -323,6 +325,9 @@ def describe(rollout: Rollout, score: Score, g: int) -> dict[str, Array]:
     # A component may be missing (NaN) where the reward as a whole is valid.
     known = valid & jnp.isfinite(part)
     out[f"reward/{name}"] = masked.masked_mean(part, known)
+    out[f"reward_share/{name}"] = masked.share_of_variance(
+      part, score.value, known
+    )
   return out
 
 

@@ -15,11 +15,10 @@ import numpy as np
 
 from rlreward.errors import UserError
 from rlreward.tasks import arithmetic_rows as rows
-from rlreward.tasks import data, tokens
+from rlreward.tasks import data, draws, tokens
 from rlreward.tasks.arithmetic_rows import ALPHABET
 from rlreward.types import Outcomes, Rollout, Score, Task
 
-_SPLITS = ("train", "test")
 _TRIES = 10_000
 
 
@@ -64,8 +63,8 @@ def make(
   c = _config(config)
   tok = tokenizer(config)
 
-  def stream(build: rows.Build) -> Callable[[str, int, int], Problems]:
-    return lambda split, batch_size, seed: Problems(
+  def stream(build: rows.Build) -> Callable[[str, int, int], draws.Draws]:
+    return lambda split, batch_size, seed: problems(
       c, split, batch_size, seed, build, process_index, process_count
     )
 
@@ -132,7 +131,7 @@ def sft_batches(
   Raises:
     UserError: fields that cannot work.
   """
-  return Problems(_config(config), split, batch_size, seed, rows.demonstrations)
+  return problems(_config(config), split, batch_size, seed, rows.demonstrations)
 
 
 def verifier(tok: tokens.CharTokenizer) -> Callable[..., Score]:
@@ -180,8 +179,16 @@ def verifier(tok: tokens.CharTokenizer) -> Callable[..., Score]:
   return score
 
 
-class Problems:
-  """An endless iterator of batches; batch k depends on (seed, split, k) alone.
+def problems(
+  c: Mapping[str, Any],
+  split: str,
+  batch_size: int,
+  seed: int,
+  build: rows.Build,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> draws.Draws:
+  """An endless iterator; batch k depends on (seed, split, k) alone.
 
   Args:
     c: all fields of `defaults`.
@@ -196,68 +203,26 @@ class Problems:
   Raises:
     UserError: an unknown split, or sizes that cannot work.
   """
+  if split == "test" and not c["holdout"]:
+    raise UserError(
+      f"there is no split {split!r} (holdout={c['holdout']})",
+      "problems are split by a hash",
+      "use 'train', or 'test' with holdout above 0",
+    )
+  digest = f"{c['digits']}{c['operations']}{c['holdout']}:{c['noise']}"
+  shares = (c["judge_share"], c["positive_share"])
+  if shares != (0.0, 0.5):
+    digest += f":{shares[0]}:{shares[1]}"
+  if c["hint_share"]:
+    digest += f":hints {c['hint_share']}"
 
-  def __init__(
-    self,
-    c: Mapping[str, Any],
-    split: str,
-    batch_size: int,
-    seed: int,
-    build: rows.Build,
-    process_index: int = 0,
-    process_count: int = 1,
-  ):
-    data.check_batch(batch_size, seed, process_index, process_count)
-    if split not in _SPLITS or (split == "test" and not c["holdout"]):
-      raise UserError(
-        f"there is no split {split!r} (holdout={c['holdout']})",
-        "problems are split by a hash",
-        "use 'train', or 'test' with holdout above 0",
-      )
-    size = batch_size // process_count
-    self._own = (process_index * size, (process_index + 1) * size)
-    self._c, self._build, self._next = c, build, 0
-    self._facts = {
-      "split": split,
-      "batch_size": batch_size,
-      "seed": int(seed),
-      "digest": f"{c['digits']}{c['operations']}{c['holdout']}:{c['noise']}",
-    }
-    shares = (c["judge_share"], c["positive_share"])
-    if shares != (0.0, 0.5):
-      self._facts["digest"] += f":{shares[0]}:{shares[1]}"
-    if c["hint_share"]:
-      self._facts["digest"] += f":hints {c['hint_share']}"
+  def drawn(size, generator):
+    index = draws.SPLITS.index(split)
+    return build(c, _draw(c, index, size, generator), generator)
 
-  def __iter__(self) -> Problems:
-    return self
-
-  def __next__(self) -> dict[str, np.ndarray]:
-    f = self._facts
-    index = _SPLITS.index(f["split"])
-    generator = np.random.default_rng([f["seed"], index, self._next])
-    problems = _draw(self._c, index, f["batch_size"], generator)
-    self._next += 1
-    batch = self._build(self._c, problems, generator)
-    low, high = self._own
-    each = {k: len(v) // f["batch_size"] for k, v in batch.items()}
-    return {k: v[low * each[k] : high * each[k]] for k, v in batch.items()}
-
-  def get_state(self) -> dict[str, Any]:
-    """The position as plain values; the next batch is `next_batch`."""
-    return {"next_batch": self._next, **self._facts}
-
-  def set_state(self, state: Mapping[str, Any]) -> None:
-    """Goes to a position.
-
-    Args:
-      state: of `get_state`.
-
-    Raises:
-      UserError: the state is of other problems.
-    """
-    data.check_state(state, self._facts)
-    self._next = int(state["next_batch"])
+  return draws.Draws(
+    drawn, split, batch_size, seed, digest, process_index, process_count
+  )
 
 
 def in_test(problems: np.ndarray, holdout: float) -> np.ndarray:
@@ -300,7 +265,7 @@ def _draw(c, split: int, n: int, generator) -> np.ndarray:
     if size >= n:
       return np.concatenate(found)[:n]
   raise UserError(
-    f"hardly any problems in split {_SPLITS[split]!r} with"
+    f"hardly any problems in split {draws.SPLITS[split]!r} with"
     f" digits={c['digits']}, holdout={c['holdout']}",
     "a batch of them could not be drawn",
     "set holdout between 0.05 and 0.5, or more digits",

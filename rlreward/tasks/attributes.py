@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from rlreward.errors import UserError
-from rlreward.tasks import data
+from rlreward.tasks import data, draws
 from rlreward.types import Rollout, Score, Task
 
 Build = Callable[[np.ndarray, np.random.Generator], dict[str, np.ndarray]]
@@ -152,8 +152,14 @@ def make(
             "loss": loss}  # fmt: skip
 
   def stream(build: Build):
-    return lambda split, batch_size, seed: Draws(
-      c, build, split, batch_size, seed, process_index, process_count
+    def even(size, generator):
+      first = generator.integers(kinds)
+      kind = (first + np.arange(size)) % kinds
+      return build(generator.permutation(kind), generator)
+
+    digest = ":".join(f"{k}={v}" for k, v in sorted(c.items()))
+    return lambda split, batch_size, seed: draws.Draws(
+      even, split, batch_size, seed, digest, process_index, process_count
     )
 
   spec = {
@@ -231,73 +237,6 @@ def law(config: Any = None) -> Law:
     np.einsum("xy,xyk->xk", chance, reward),
     reward[:, counts[:, -1] == t][:, 0],
   )
-
-
-class Draws:
-  """An endless iterator; batch k depends on (seed, split, k) alone.
-
-  Args:
-    c: all fields of `defaults`.
-    build: (kinds i64[b], generator) -> batch.
-    split: "train" or "test".
-    batch_size: global batch.
-    seed: of the draws.
-    process_index: this host.
-    process_count: hosts.
-
-  Raises:
-    UserError: sizes that cannot work, or an unknown split.
-  """
-
-  def __init__(
-    self, c, build: Build, split, batch_size, seed, process_index, process_count
-  ):
-    data.check_batch(batch_size, seed, process_index, process_count)
-    if split not in ("train", "test"):
-      raise UserError(
-        f"there is no split {split!r}",
-        "the prompts are all known; splits differ in their draws",
-        "use 'train' or 'test'",
-      )
-    size = batch_size // process_count
-    self._own = slice(process_index * size, (process_index + 1) * size)
-    self._build, self._next = build, 0
-    self._kinds = len(c["names"]) * len(c["scales"])
-    self._facts = {
-      "split": split,
-      "batch_size": batch_size,
-      "seed": int(seed),
-      "digest": ":".join(f"{k}={v}" for k, v in sorted(c.items())),
-    }
-
-  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-    return self
-
-  def __next__(self) -> dict[str, np.ndarray]:
-    f = self._facts
-    place = [f["seed"], f["split"] == "test", self._next]
-    self._next += 1
-    generator = np.random.default_rng(place)
-    first = generator.integers(self._kinds)
-    kind = (first + np.arange(f["batch_size"])) % self._kinds
-    batch = self._build(generator.permutation(kind), generator)
-    return {k: v[self._own] for k, v in batch.items()}
-
-  def get_state(self) -> dict[str, Any]:
-    """The position as plain values; the next batch is `next_batch`."""
-    return {"next_batch": self._next, **self._facts}
-
-  def set_state(self, state: Mapping[str, Any]) -> None:
-    """Goes to a position.
-
-    Args:
-      state: of `get_state`.
-
-    Raises:
-      UserError: the state is of other draws.
-    """
-    data.check_state(state, self._facts)
-    self._next = int(state["next_batch"])
 
 
 def _shifts(c: Mapping[str, Any]) -> np.ndarray:

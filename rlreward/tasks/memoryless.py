@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreward.errors import UserError
-from rlreward.tasks import data
+from rlreward.tasks import data, draws
 from rlreward.types import Outcomes, Rollout, Score, Task
 
 _MOST = 20_000  # answers that are listed
@@ -69,8 +69,9 @@ def make(
     return Score(value, jnp.ones(value.shape, bool), None, parts)
 
   def stream(build):
-    return lambda split, batch_size, seed: Draws(
-      c, build, split, batch_size, seed, process_index, process_count
+    digest = f"{tuple(c['p'])}{c['length']}"
+    return lambda split, batch_size, seed: draws.Draws(
+      build, split, batch_size, seed, digest, process_index, process_count
     )
 
   def prompts(size, generator):
@@ -111,69 +112,6 @@ def outcomes(c: Mapping[str, Any], size: int) -> Outcomes:
   return Outcomes(
     wide(every), wide(np.ones(every.shape, bool)), wide(value), None
   )
-
-
-class Draws:
-  """An endless iterator; batch k depends on (seed, split, k) alone.
-
-  Args:
-    c: all fields of `defaults`.
-    build: (rows, generator) -> batch.
-    split: "train" or "test".
-    batch_size: global batch.
-    seed: of the draws.
-    process_index: this host.
-    process_count: hosts.
-
-  Raises:
-    UserError: sizes that cannot work, or an unknown split.
-  """
-
-  def __init__(
-    self, c, build, split, batch_size, seed, process_index=0, process_count=1
-  ):
-    data.check_batch(batch_size, seed, process_index, process_count)
-    if split not in ("train", "test"):
-      raise UserError(
-        f"there is no split {split!r}",
-        "the source draws for training and for tests",
-        "use 'train' or 'test'",
-      )
-    size = batch_size // process_count
-    self._own = slice(process_index * size, (process_index + 1) * size)
-    self._build, self._next = build, 0
-    self._facts = {
-      "split": split,
-      "batch_size": batch_size,
-      "seed": int(seed),
-      "digest": f"{tuple(c['p'])}{c['length']}",
-    }
-
-  def __iter__(self) -> Draws:
-    return self
-
-  def __next__(self) -> dict[str, np.ndarray]:
-    f = self._facts
-    place = [f["seed"], f["split"] == "test", self._next]
-    self._next += 1
-    batch = self._build(f["batch_size"], np.random.default_rng(place))
-    return {k: v[self._own] for k, v in batch.items()}
-
-  def get_state(self) -> dict[str, Any]:
-    """The position as plain values; the next batch is `next_batch`."""
-    return {"next_batch": self._next, **self._facts}
-
-  def set_state(self, state: Mapping[str, Any]) -> None:
-    """Goes to a position.
-
-    Args:
-      state: of `get_state`.
-
-    Raises:
-      UserError: the state is of other draws.
-    """
-    data.check_state(state, self._facts)
-    self._next = int(state["next_batch"])
 
 
 def _config(config: Any) -> dict[str, Any]:

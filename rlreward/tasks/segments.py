@@ -18,11 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreward.errors import UserError
-from rlreward.tasks import data
+from rlreward.tasks import data, draws
 from rlreward.tasks import segments_rows as rows
 from rlreward.types import Rollout, Score, Task
 
-Build = Callable[[int, np.random.Generator], rows.Batch]
 _CHOICES = {"pairs": ("tree", "chain"), "text": ("full", "partial")}
 
 
@@ -76,10 +75,17 @@ def make(
       "prompt_mask": np.ones((size, 1), bool),
     }
 
-  def stream(build: Build, finite: bool = False):
-    return lambda split, batch_size, seed: Draws(
-      c, build, finite, split, batch_size, seed, process_index, process_count
-    )
+  def given(seed: int) -> draws.Finite:
+    rng = np.random.default_rng([seed, 2])
+    pairs = rows.labelled(c, rows.sampled(c, rng), rng)
+    return draws.Finite(len(pairs), lambda index: rows.paired(pairs[index]))
+
+  def stream(build: draws.Build, finite=None):
+    digest = ":".join(str(c[k]) for k in sorted(c) if k != "name")
+    return lambda split, batch_size, seed: draws.Draws(
+      build, split, batch_size, seed, digest, process_index, process_count,
+      finite,
+    )  # fmt: skip
 
   spec: dict[str, Any] = {
     "vocab_size": rows.FIRST + c["depth"] * c["types"],
@@ -101,7 +107,7 @@ def make(
     reward,
     spec,
     stream(lambda size, rng: rows.rows(rows.uniform(c, (size,), rng))),
-    stream(lambda size, rng: rows.held_out(c, size, rng), finite=True),
+    stream(lambda size, rng: rows.held_out(c, size, rng), given),
   )
 
 
@@ -127,98 +133,6 @@ def verifier(c: Mapping[str, Any]) -> Callable[..., Score]:
     return Score(value, jnp.ones(value.shape, bool), None, parts)
 
   return score
-
-
-class Draws:
-  """An endless iterator; batch k depends on (seed, split, k) alone.
-
-  Args:
-    c: all fields of `defaults`.
-    build: (rows, generator) -> batch.
-    finite: the split "train" goes through the training pairs of `seed` again
-      and again; each epoch has its own order.
-    split: "train" or "test".
-    batch_size: global batch.
-    seed: of the draws.
-    process_index: this host.
-    process_count: hosts.
-
-  Raises:
-    UserError: sizes that cannot work, or an unknown split.
-  """
-
-  def __init__(
-    self,
-    c: Mapping[str, Any],
-    build: Build,
-    finite: bool,
-    split: str,
-    batch_size: int,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
-  ):
-    data.check_batch(batch_size, seed, process_index, process_count)
-    if split not in ("train", "test"):
-      raise UserError(
-        f"there is no split {split!r}",
-        "answers are drawn for training and for tests",
-        "use 'train' or 'test'",
-      )
-    self._count, self._index = process_count, process_index
-    self._build, self._next, self._pairs = build, 0, None
-    if finite and split == "train":
-      rng = np.random.default_rng([int(seed), 2])
-      self._pairs = rows.labelled(c, rows.sampled(c, rng), rng)
-    digest = ":".join(str(c[k]) for k in sorted(c) if k != "name")
-    self._facts = {
-      "split": split,
-      "batch_size": batch_size,
-      "seed": int(seed),
-      "digest": digest,
-    }
-
-  def __iter__(self) -> Draws:
-    return self
-
-  def __next__(self) -> rows.Batch:
-    f = self._facts
-    k, size = self._next, f["batch_size"]
-    self._next += 1
-    if self._pairs is None:
-      place = [f["seed"], f["split"] == "test", k]
-      batch = self._build(size, np.random.default_rng(place))
-    else:
-      batch = rows.paired(self._pairs[self._epochs(k * size, size)])
-    own = {n: len(v) // self._count for n, v in batch.items()}
-    i = self._index
-    return {n: v[i * own[n] : (i + 1) * own[n]] for n, v in batch.items()}
-
-  def _epochs(self, start: int, size: int) -> np.ndarray:
-    """Pairs at places start .. start + size of the shuffled epochs."""
-    assert self._pairs is not None
-    n, seed = len(self._pairs), self._facts["seed"]
-    order = [
-      np.random.default_rng([seed, 3, epoch]).permutation(n)
-      for epoch in range(start // n, (start + size - 1) // n + 1)
-    ]
-    return np.concatenate(order)[start % n :][:size]
-
-  def get_state(self) -> dict[str, Any]:
-    """The position as plain values; the next batch is `next_batch`."""
-    return {"next_batch": self._next, **self._facts}
-
-  def set_state(self, state: Mapping[str, Any]) -> None:
-    """Goes to a position.
-
-    Args:
-      state: of `get_state`.
-
-    Raises:
-      UserError: the state is of other draws.
-    """
-    data.check_state(state, self._facts)
-    self._next = int(state["next_batch"])
 
 
 def _config(config: Any) -> dict[str, Any]:

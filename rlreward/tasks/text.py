@@ -84,7 +84,7 @@ def make(
   opened = columns.open_splits(c)
   first = opened["train"][0][0]
   name = columns.prompt_column(c, first)
-  rewards = _rewards(c["rewards"])
+  rewards = parse_rewards(c["rewards"])
   reward: Any = _no_reward
   needs: list[str] = []
   if rewards:
@@ -296,8 +296,15 @@ def _demonstration(c, tok: tokens.Tokens, name: str, row: Row, where: str):
   return [*prompt, *answer], [False] * len(prompt) + [True] * len(answer)
 
 
-def _rewards(value: Any) -> Sequence[Any]:
-  """ "a.py:f@0.5,b:g" to [("a.py:f", 0.5), ("b:g", 1.0)]."""
+def parse_rewards(value: Any) -> Sequence[Any]:
+  """ "a.py:f@0.5,b:g" to [("a.py:f", 0.5), ("b:g", 1.0)].
+
+  Args:
+    value: the text; a function, or a sequence of what `function.make` takes.
+
+  Raises:
+    UserError: a weight that is no number.
+  """
   if callable(value):
     return [value]
   if not isinstance(value, str):

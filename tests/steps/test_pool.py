@@ -72,7 +72,9 @@ def test_the_law_of_listed_answers_is_exact(monkeypatch):
   # float32 logits summed over 4 tokens
   np.testing.assert_allclose(found.logp[0], base, atol=2e-5)
   assert abs(np.exp(base).sum() - 1) < 1e-5
-  reward, kl = survey.law(state, batch)
+  law = survey.law(state, batch)
+  reward, kl = law["reward"], law["kl"]
+  assert "gold" not in law
   value = np.asarray([0.0, 1.0, 2.0])[np.asarray(answers)].sum(1)
   np.testing.assert_allclose(reward, np.exp(own) @ value, rtol=1e-4)
   np.testing.assert_allclose(kl, np.exp(own) @ (own - base), rtol=1e-4)
@@ -102,8 +104,9 @@ def test_what_is_not_listed_is_the_rest():
     )
     logp = jax.nn.log_softmax(logits[0, len(prompt) - 1 : -1], -1)
     rights.append(np.exp(logp[np.arange(len(answer)), answer].sum()))
-  reward, kl = survey.law(state, batch)
-  assert kl is None and reward == pytest.approx(np.mean(rights), rel=1e-3)
+  law = survey.law(state, batch)
+  assert set(law) == {"reward"}
+  assert law["reward"] == pytest.approx(np.mean(rights), rel=1e-3)
 
 
 def test_samples_are_of_the_reference_in_chunks():
