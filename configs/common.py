@@ -133,6 +133,18 @@ def base() -> ml_collections.ConfigDict:
       "ties": 0.0,  # log-odds of a tie at equal rewards (rao_kupper, davidson)
     }
   )
+  c.ensemble = ml_collections.ConfigDict(
+    {
+      "pretrain": 5,  # pretraining seeds (ensembles)
+      "finetune": 5,  # fine-tuning seeds of each
+      "paths": (),  # checkpoints of the pretraining seeds beside model.path
+      "share": 1.0,  # of the rows that a member trains on, its own ones
+      "chunk": 0,  # members computed at a time; 0 = all
+      "rule": "mean",  # how their scores are joined: mean | median | min
+      # | mean_minus_std | uwo
+      "coef": 1.0,  # of the spread (mean_minus_std, uwo)
+    }
+  )
   c.shaping = ml_collections.ConfigDict(
     {
       "link": "lsc",  # lsc | sum | centred | preference (transform_combine)

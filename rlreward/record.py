@@ -39,6 +39,18 @@ def banner(
       "loss " + (module.__doc__ or "").splitlines()[0],
       _kl_line(config),
     ]
+  elif "ensemble" in vars(module):
+    p, f, u = (
+      config.ensemble.pretrain,
+      config.ensemble.finetune,
+      config.updates_per_step,
+    )
+    lines += [
+      f"{p * f} members: {p} pretraining seeds x {f} fine-tuning seeds",
+      f"{b} rows per step = {u} updates x {b // u}, microbatch"
+      f" {config.microbatch or b // u}",
+      "loss " + (module.__doc__ or "").splitlines()[0],
+    ]
   else:
     lines += [
       f"{b} rows per update, microbatch {config.microbatch or b}",

@@ -13,8 +13,13 @@ import numpy as np
 from rlreward.errors import UserError
 from rlreward.evals.audit import Scorer
 from rlreward.evals.probes import Row
-from rlreward.models import hf_files, reward_card, transformer
-from rlreward.rewards import learned
+from rlreward.models import (
+  ensemble_card,
+  hf_files,
+  reward_card,
+  transformer,
+)
+from rlreward.rewards import learned, members
 from rlreward.rewards.learned import Learned
 from rlreward.tasks import columns, data, scored, text, tokens
 from rlreward.types import Score, Task
@@ -27,13 +32,13 @@ class Loaded(NamedTuple):
   """A reward model with its tokenizer.
 
   Attributes:
-    model: scores ids.
+    model: scores ids; one model, or an ensemble.
     tokenizer: of the model.
     note: what was checked, a line.
     name: its directory.
   """
 
-  model: Learned
+  model: Learned | members.Ensemble
   tokenizer: tokens.Tokens
   note: str
   name: str
@@ -57,6 +62,7 @@ def load(
   A directory without a card, such as a sequence-classification model of
   transformers, is loaded unchecked: strings become a chat where the tokenizer
   has a template, and the score is read at the last token of the rendering.
+  Above the directories of several models `ensemble.json` makes one of them.
 
   Args:
     path: a directory or a hub name.
@@ -81,6 +87,14 @@ def load(
         f"{name}={number}", "shapes are at least 1", f"use {name}=16 or so"
       )
   folder = hf_files.resolve(path)
+  several = ensemble_card.read(folder)
+  if several is not None:
+    each = [
+      load(folder / m.path, dtype=dtype, output=output, max_length=max_length,
+           batch=batch)
+      for m in several.members
+    ]  # fmt: skip
+    return join(each, several, str(path))
   tok = tokens.load(str(folder))
   card = reward_card.read(folder)
   if card is None:
@@ -114,6 +128,30 @@ def load(
     reward_card.check_tokens(card, ids)
     learned.check(model, str(folder))
   return found
+
+
+def join(
+  each: Sequence[Loaded],
+  about: ensemble_card.EnsembleCard,
+  name: str,
+  chunk: int = 0,
+) -> Loaded:
+  """Loaded reward models as one: an ensemble.
+
+  Args:
+    each: K models of one shape and tokenizer, in the order of `about`.
+    about: rule, coefficient and the members.
+    name: of the ensemble.
+    chunk: members computed at a time; 0 for all.
+
+  Raises:
+    UserError: a rule that cannot be, or members that differ.
+  """
+  ensemble_card.check(about, name)
+  models = [m.model for m in each if isinstance(m.model, Learned)]
+  model = members.Ensemble(models, about, chunk)
+  note = f"{len(each)} members joined by {about.rule}; {each[0].note}"
+  return Loaded(model, each[0].tokenizer, note, name)
 
 
 def scorer(found: Loaded) -> Scorer:

@@ -14,7 +14,7 @@ import numpy as np
 from rlreward import config as config_lib
 from rlreward import errors, registry, sharding
 from rlreward.checkpoint import Checkpointer
-from rlreward.models import lora, transformer
+from rlreward.models import ensemble, ensemble_card, lora, transformer
 from rlreward.sampling import decode
 from rlreward.steps import roles
 from rlreward.types import FINISH_NAMES, Task
@@ -51,10 +51,54 @@ def load(run: str | pathlib.Path, overrides: Sequence[str] = ()) -> Loaded:
   path = pathlib.Path(run)
   config = read_config(path, overrides)
   task = registry.task(config)
+  if _has_members(config):
+    raise errors.UserError(
+      f"{path} holds an ensemble of {config.algorithm}",
+      "there is no single model in it to sample or to evaluate",
+      f"write its members with rlreward export --run={run} --out=DIRECTORY",
+    )
   actor = roles.policy(config.model)
-  mesh = sharding.make_mesh()
   key = jax.random.key(config.seed)
-  params, frozen = jax.eval_shape(actor.init, key)
+  abstract = jax.eval_shape(actor.init, key)
+  params, frozen, step = _restore(path, actor, *abstract)
+  variables = _merged(actor, params, frozen)
+  return Loaded(config, task, actor.model, variables, step)
+
+
+def load_members(run: str | pathlib.Path) -> list[Loaded]:
+  """Reads the members of an ensemble from the last checkpoint of its run.
+
+  Args:
+    run: a run directory.
+
+  Returns:
+    K, in the order of the grid: member p F + f has the p-th pretraining seed.
+
+  Raises:
+    UserError: no run there, or one without a checkpoint.
+  """
+  path = pathlib.Path(run)
+  config = read_config(path)
+  task, actor = registry.task(config), roles.policy(config.model)
+  method = registry.algorithm(config.algorithm).make(config, task)
+  state = jax.eval_shape(method.init, jax.random.key(config.seed))
+  params, frozen, step = _restore(path, actor, state.params, state.frozen)
+  count = ensemble.size(params)
+  found = []
+  for k in range(count):
+    base = frozen and ensemble.take(frozen, k * ensemble.size(frozen) // count)
+    variables = _merged(actor, ensemble.take(params, k), base)
+    found.append(Loaded(config, task, actor.model, variables, step))
+  return found
+
+
+def _has_members(config: Any) -> bool:
+  return "ensemble" in vars(registry.algorithm(config.algorithm))
+
+
+def _restore(path, actor, params, frozen) -> tuple[Any, Any, int]:
+  """(params, frozen, step) of the last checkpoint, the policy's alone."""
+  mesh = sharding.make_mesh()
   saver = Checkpointer(path / "checkpoints")
   parts = {}
   step = 0
@@ -66,12 +110,15 @@ def load(run: str | pathlib.Path, overrides: Sequence[str] = ()) -> Loaded:
       wanted = sharding.with_shardings(tree, placed)
       parts[name], step = saver.restore_part(wanted, name)
   saver.close()
-  variables = actor.variables(
-    {"policy": parts["params/policy"]}, parts.get("frozen", {})
-  )
+  return {"policy": parts["params/policy"]}, parts.get("frozen", {}), step
+
+
+def _merged(actor, params, frozen) -> Any:
+  """Variables of a policy, an adapter folded into its base."""
+  variables = actor.variables(params, frozen)
   if "lora" in variables:
-    variables = lora.merge(variables, actor.model.config)
-  return Loaded(config, task, actor.model, variables, step)
+    return lora.merge(variables, actor.model.config)
+  return variables
 
 
 def read_config(path: pathlib.Path, overrides: Sequence[str] = ()) -> Any:
@@ -230,7 +277,8 @@ def export(run: str | pathlib.Path, out: str | pathlib.Path) -> str:
   """Writes a run's policy as a directory that transformers loads.
 
   A reward model gets its record with golden scores beside it, see
-  `models.reward_card`.
+  `models.reward_card`; an ensemble becomes a directory for each member, see
+  `models.ensemble_card`.
 
   Args:
     run: a run directory; an adapter is merged.
@@ -239,23 +287,43 @@ def export(run: str | pathlib.Path, out: str | pathlib.Path) -> str:
   Returns:
     What to try next, a command.
   """
+  path = pathlib.Path(run)
+  if not _has_members(read_config(path)):
+    found = load(run)
+    _export(found, run, pathlib.Path(out))
+    if not found.model.config.outputs:
+      return f"rlreward sample --model={out}"
+  else:
+    each, folder = load_members(run), pathlib.Path(out)
+    c = each[0].config.ensemble
+    about = [
+      ensemble_card.Member(f"member_{k:03d}", k // c.finetune, k % c.finetune)
+      for k in range(len(each))
+    ]
+    for member, found in zip(about, each, strict=True):
+      _export(found, run, folder / member.path)
+    card = ensemble_card.EnsembleCard(about, c.rule, c.coef)
+    ensemble_card.write(folder, card)
+    if not each[0].model.config.outputs:
+      return f"rlreward sample --model={folder / about[0].path}"
+  return f"rlreward score --model={out} --input=rows.jsonl --out=scores.jsonl"
+
+
+def _export(found: Loaded, run: str | pathlib.Path, folder: pathlib.Path):
+  """Writes one model; a reward model gets its record."""
   from rlreward import reward_models
   from rlreward.models import hf_files, pretrained
 
-  found = load(run)
   path = found.config.model.path
   source = pretrained.resolve(path) if path else None
   params = found.variables["params"]
-  pretrained.export(out, found.model.config, params, tokenizer_from=source)
-  folder = pathlib.Path(out)
+  pretrained.export(folder, found.model.config, params, tokenizer_from=source)
   note = {"run": str(run), "step": found.step}
   (folder / "rlreward.json").write_text(json.dumps(note))
   tokenizer = found.task.spec["tokenizer"]
   if tokenizer is not None and not hf_files.has_tokenizer(folder):
-    tokenizer.save(out)
-  if not found.model.config.outputs:
-    return f"rlreward sample --model={out}"
-  reward_models.record(
-    folder, found.config, found.task, found.model, found.variables, note
-  )
-  return f"rlreward score --model={out} --input=rows.jsonl --out=scores.jsonl"
+    tokenizer.save(folder)
+  if found.model.config.outputs:
+    reward_models.record(
+      folder, found.config, found.task, found.model, found.variables, note
+    )

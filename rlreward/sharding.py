@@ -30,6 +30,7 @@ TRAIN_RULES: Rules = (
   ("kv", "tensor"),
   ("vocab", "tensor"),
   ("layers", None),
+  ("members", None),  # of an ensemble, the axis in front
 )
 # Sampling reads every weight once per token: no gathers over fsdp.
 DECODE_RULES: Rules = (("embed", None), *TRAIN_RULES[1:])
@@ -151,9 +152,9 @@ def state_shardings(
   """The sharding of every leaf, by the end of its path.
 
   A leaf `opt/0/mu/policy/params/layers/attn/q/kernel` gets the axes of
-  `layers/attn/q/kernel`; the longest match wins. Leaves without a match, or of
-  another rank, are replicated. Axes that do not divide are replicated too,
-  with one warning that lists them.
+  `layers/attn/q/kernel`; the longest match wins. One axis more in front is that
+  of "members". Leaves without a match, or of another rank, are replicated. Axes
+  that do not divide are replicated too, with one warning that lists them.
 
   Args:
     abstract_tree: arrays or ShapeDtypeStructs, e.g. `jax.eval_shape(init)`.
@@ -370,6 +371,8 @@ def _spec(
   mesh: Mesh,
 ) -> tuple[PartitionSpec, list[Unshardable]]:
   """The spec of one leaf and the axes that had to be replicated."""
+  if axes is not None and len(axes) + 1 == len(shape):
+    axes, rules = ("members", *axes), {"members": None, **rules}
   if axes is None or len(axes) != len(shape):
     return PartitionSpec(), []
   spec, used, problems = [], set(), []

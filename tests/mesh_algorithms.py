@@ -24,19 +24,25 @@ CHANGES = {
   "dpo": {},
   "kto": {},
   "reward_model": {"model__outputs": 1},
+  "ensembles": {
+    "model__outputs": 1,
+    "ensemble__pretrain": 2,
+    "ensemble__finetune": 2,
+  },
 }
+PAIRS = ("dpo", "kto", "reward_model", "ensembles")
 
 
 def trained(name, shape):
   """(parameters, loss) after two steps, and those at the start."""
   c = nano.config(algorithm=name, microbatch=8, **CHANGES[name])
-  if name in ("dpo", "kto", "reward_model"):
+  if name in PAIRS:
     c.prompts_per_step = 8
   count = shape[0] * shape[1] * shape[2]
   mesh = sharding.make_mesh(*shape, jax.devices()[:count])
   with jax.set_mesh(mesh):
     task = nano.task()
-    if name in ("dpo", "kto", "reward_model"):
+    if name in PAIRS:
       task = arithmetic.make({"name": "arithmetic", "digits": 1})
     method = registry.algorithm(name).make(c, task)
     axes = roles.policy(c.model).axes

@@ -72,6 +72,11 @@ def needed(name, **changes):
     "reward_model": lambda: {"model__outputs": 1},
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
     "topology": lambda: {"model__outputs": 1},
+    "ensembles": lambda: {
+      "model__outputs": 1,
+      "ensemble__pretrain": 2,
+      "ensemble__finetune": 2,
+    },
     "asymptotics": lambda: {"loss__kl_beta": 0.0, "kl_reward__budget": 0.5},
   }.get(name, dict)()
   fields = {"loss__kl_beta": 0.1, "rounds__at": 0.0, **own, **changes}

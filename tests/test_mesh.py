@@ -67,7 +67,9 @@ def test_collectives_stay_within_their_budget():
 BUDGET = {"update": 80, "sample": 70}
 
 
-ALGORITHMS = ("ppo", "remax", "raft", "dpo", "kto", "reward_model")
+ALGORITHMS = (
+  "ppo", "remax", "raft", "dpo", "kto", "reward_model", "ensembles"
+)  # fmt: skip
 
 
 @functools.cache

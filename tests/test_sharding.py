@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 import warnings
 from typing import Any
 
@@ -155,6 +156,22 @@ def test_the_rest_is_replicated(eight):
 
 def test_decoding_keeps_weights_off_fsdp(eight):
   assert eight["decode"] == [None, None, "tensor"]
+
+
+def test_the_axis_of_members_lies_in_front_and_stays_whole():
+  mesh = types.SimpleNamespace(shape={"replica": 2, "fsdp": 4, "tensor": 2})
+  axes, rules = ("layers", "embed", "mlp"), dict(sharding.TRAIN_RULES)
+  spec = lambda shape, rules: list(
+    sharding._spec("w", shape, axes, rules, mesh)[0]  # type: ignore[arg-type]
+  )
+  one, many = (3, 8, 6), (5, 3, 8, 6)
+  assert spec(one, rules) == [None, "fsdp", "tensor"]
+  assert spec(many, rules) == [None, None, "fsdp", "tensor"]
+  over = {**rules, "members": "replica"}
+  assert spec((4, 3, 8, 6), over) == ["replica", None, "fsdp", "tensor"]
+  bare = {k: v for k, v in rules.items() if k != "members"}
+  assert spec(many, bare) == [None, None, "fsdp", "tensor"]
+  assert spec((5, 5, 3, 8, 6), rules) == []  # of another rank
 
 
 def test_unshardable_axes_replicate_with_one_warning(eight):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,7 +76,9 @@ class Learned:
       UserError: a row is empty or too long; nothing is cut.
     """
     out = np.zeros(len(rows), np.float32)
-    for places, tokens, attend in self._batches(rows):
+    for places, tokens, attend in batches(
+      rows, self.buckets, self.batch, self.card
+    ):
       found = np.asarray(self._run(self.variables, tokens, attend))
       out[places] = found[: len(places), self.card.output]
     return out
@@ -91,7 +93,9 @@ class Learned:
       N arrays f32[tokens of the row].
     """
     out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
-    for places, tokens, attend in self._batches(rows):
+    for places, tokens, attend in batches(
+      rows, self.buckets, self.batch, self.card
+    ):
       found = np.asarray(self._every(self.variables, tokens, attend))
       for n, place in enumerate(places):
         out[place] = found[n, attend[n], self.card.output]
@@ -119,28 +123,44 @@ class Learned:
     value = self.normalised(self.scores(rows))
     return Score(jnp.asarray(value, jnp.float32), jnp.isfinite(value))
 
-  def _batches(self, rows: Sequence[Ids]):
-    """(places, tokens i32[batch, L], attend bool[batch, L]), by length."""
-    if not all(len(r) for r in rows):
-      raise UserError(
-        "a row has no tokens", "there is nothing to read", "remove the row"
-      )
-    groups: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-      groups.setdefault(bucket(len(row), self.buckets), []).append(i)
-    left = self.card.pad_side == "left"
-    for length, places in sorted(groups.items()):
-      for start in range(0, len(places), self.batch):
-        own = places[start : start + self.batch]
-        # The last batch is filled up, so that one program serves all.
-        filled = own + own[-1:] * (self.batch - len(own))
-        tokens = np.full((self.batch, length), self.card.ids["pad"], np.int32)
-        attend = np.zeros(tokens.shape, bool)
-        for n, i in enumerate(filled):
-          size = len(rows[i])
-          at = slice(length - size, length) if left else slice(0, size)
-          tokens[n, at], attend[n, at] = rows[i], True
-        yield own, tokens, attend
+
+def batches(
+  rows: Sequence[Ids], buckets: Sequence[int], size: int, card: Card
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+  """Rows by length, in programs of a fixed shape.
+
+  Args:
+    rows: N lists of ids.
+    buckets: lengths of the programs.
+    size: rows of a program.
+    card: side and id of the padding.
+
+  Yields:
+    (places of at most `size` rows, tokens i32[size, L], attend bool[size, L]).
+
+  Raises:
+    UserError: a row is empty or longer than the longest bucket.
+  """
+  if not all(len(r) for r in rows):
+    raise UserError(
+      "a row has no tokens", "there is nothing to read", "remove the row"
+    )
+  groups: dict[int, list[int]] = {}
+  for i, row in enumerate(rows):
+    groups.setdefault(bucket(len(row), buckets), []).append(i)
+  left = card.pad_side == "left"
+  for length, places in sorted(groups.items()):
+    for start in range(0, len(places), size):
+      own = places[start : start + size]
+      # The last batch is filled up, so that one program serves all.
+      filled = own + own[-1:] * (size - len(own))
+      tokens = np.full((size, length), card.ids["pad"], np.int32)
+      attend = np.zeros(tokens.shape, bool)
+      for n, i in enumerate(filled):
+        count = len(rows[i])
+        at = slice(length - count, length) if left else slice(0, count)
+        tokens[n, at], attend[n, at] = rows[i], True
+      yield own, tokens, attend
 
 
 def load(

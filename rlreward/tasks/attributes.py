@@ -157,7 +157,7 @@ def make(
       kind = (first + np.arange(size)) % kinds
       return build(generator.permutation(kind), generator)
 
-    digest = ":".join(f"{k}={v}" for k, v in sorted(c.items()))
+    digest = draws.digest(c)
     return lambda split, batch_size, seed: draws.Draws(
       even, split, batch_size, seed, digest, process_index, process_count
     )

@@ -140,7 +140,7 @@ def make(
     value = found["gold"]
     return Score(value, jnp.ones(value.shape, bool), None, parts)
 
-  digest = ":".join(f"{k}={v}" for k, v in sorted(c.items()))
+  digest = draws.digest(c)
 
   def stream(build, finite=None):
     return lambda split, batch_size, seed: draws.Draws(

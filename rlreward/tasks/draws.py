@@ -28,6 +28,11 @@ class Finite(NamedTuple):
   build: Callable[[np.ndarray], Batch]
 
 
+def digest(c: Mapping[str, Any]) -> str:
+  """What batches depend on: every field of a task's config but its name."""
+  return ":".join(f"{k}={v}" for k, v in sorted(c.items()) if k != "name")
+
+
 class Draws:
   """Batches without end; batch k depends on (seed, split, k) alone.
 

@@ -81,7 +81,7 @@ def make(
     return draws.Finite(len(pairs), lambda index: rows.paired(pairs[index]))
 
   def stream(build: draws.Build, finite=None):
-    digest = ":".join(str(c[k]) for k in sorted(c) if k != "name")
+    digest = draws.digest(c)
     return lambda split, batch_size, seed: draws.Draws(
       build, split, batch_size, seed, digest, process_index, process_count,
       finite,
