@@ -100,7 +100,9 @@ def with_gold(config: Any, task: Task) -> Task:
     gold: Any = function.make(
       text.parse_rewards(path),
       task.spec["tokenizer"],
-      columns=[*task.spec["columns"], "row"] if "columns" in task.spec else None,
+      columns=[*task.spec["columns"], "row"]
+      if "columns" in task.spec
+      else None,
     )
     return task._replace(gold=gold)
   from rlreward.rewards import loader

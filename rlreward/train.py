@@ -128,7 +128,8 @@ def run(
     placed = sharding.state_shardings(
       abstract, actor.axes, sharding.TRAIN_RULES, mesh
     )
-    batches = _batches(config, task, method)
+    source: Any = getattr(task, method.source)
+    batches: Any = source("train", config.prompts_per_step, config.seed)
     if latest is None:
       state = start_lib.initial(config, method, key, placed, loaded)
       begun = 0
@@ -170,7 +171,7 @@ def run(
     end = config.steps
     if stop_after is not None:
       end = min(end, begun + max(stop_after, 0))
-    source: Any = overlap.Given(batches, place)
+    source = overlap.Given(batches, place)
     if method.phases is not None:
       source = overlap.Pipeline(
         method, task, batches, place, config, rollout_mesh, actor.axes, end
@@ -308,11 +309,6 @@ def _start(config) -> Any:
   base = config.to_dict()
   base["start"] = {}
   return config_lib.replace(config_lib.freeze(base), dict(changes))
-
-
-def _batches(config, task: Task, method: Method) -> Any:
-  source = getattr(task, method.source)
-  return source("train", config.prompts_per_step, config.seed)
 
 
 class _Judge:

@@ -116,9 +116,7 @@ def _law_of_best(logp: Array, r: Array, gold: Array | None) -> dict[str, Any]:
   }
   if gold is not None:
     pi = lambda n: jax.vmap(lambda p, x: best_of_n.pmf(p, x, n))(chance, r)
-    found["gold"] = [
-      float(jnp.mean(jnp.sum(pi(n) * gold, 1))) for n in SIZES
-    ]
+    found["gold"] = [float(jnp.mean(jnp.sum(pi(n) * gold, 1))) for n in SIZES]
   return found
 
 

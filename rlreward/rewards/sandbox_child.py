@@ -98,7 +98,8 @@ def serve(function, read, write) -> None:
     call = json.loads(receive(read))
     try:
       args, kwargs = unpack(call[0]), unpack(call[1])
-      reply = ["value", pack(function(*args, **kwargs))]
+      value = function(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+      reply = ["value", pack(value)]
       text = json.dumps(reply)
     except BaseException as error:
       text = json.dumps(["raised", kinds(error), said(error)])

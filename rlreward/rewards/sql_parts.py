@@ -266,6 +266,7 @@ def parsed(query: str, dialect: str = "sqlite") -> frozenset[str]:
   try:
     import sqlglot
     from sqlglot import exp
+    from sqlglot.errors import SqlglotError
   except ImportError as error:
     raise UserError(
       "sqlglot is not installed",
@@ -274,7 +275,7 @@ def parsed(query: str, dialect: str = "sqlite") -> frozenset[str]:
     ) from error
   try:
     tree: Any = sqlglot.parse_one(query, dialect=dialect)
-  except sqlglot.errors.SqlglotError as error:
+  except SqlglotError as error:
     raise ValueError(str(error)) from error
   if tree is None:
     raise ValueError("no query")

@@ -292,7 +292,8 @@ def _component_means(score: Score) -> dict[str, float]:
     known = np.asarray(score.valid) & np.isfinite(part)
     if known.any():
       out[f"reward/{name}"] = float(np.asarray(part)[known].mean())
-      share = masked.share_of_variance(part, score.value, known)
+      total: Any = np.asarray(score.value)
+      share = masked.share_of_variance(part, total, jnp.asarray(known))
       out[f"reward_share/{name}"] = float(share)
   return out
 

@@ -217,7 +217,8 @@ def scorer(config: Any = None):
       power = jnp.asarray(_powers(v, tokens.shape[1]))
       code = jnp.sum(tokens.astype(jnp.uint32) * power, 1, dtype=jnp.uint32)
       error += c["tail"] * tails(code, topic)
-    members = sum(base.values())[:, None] + error
+    shared = base["gold"] + base["length"] + base["attribute"]
+    members = shared[:, None] + error
     value = aggregate.aggregate(members, c["rule"], coef=c["coef"])
     return {**base, "members": members, "value": value}
 
@@ -260,9 +261,7 @@ def law(config: Any = None) -> Law:
     for x in range(c["topics"])
   ]
   stack = lambda name: np.stack([f[name] for f in found])
-  return Law(
-    tokens, mask, log, stack("value"), stack("gold"), stack("members")
-  )
+  return Law(tokens, mask, log, stack("value"), stack("gold"), stack("members"))
 
 
 def _outcomes(known: Law, batch: Mapping[str, Any]) -> Outcomes:

@@ -145,7 +145,7 @@ def _paired(topic, pairs, known) -> draws.Batch:
 def preferences(c: Fields, split: str, n: int, rng) -> draws.Batch:
   """n pairs of draws of the base, the preferred first.
 
-    P(A over B) = (1 - flip) p + flip (1 - p),  p = sigmoid(lead / temperature)
+  P(A over B) = (1 - flip) p + flip (1 - p),  p = sigmoid(lead / temperature)
   """
   return _paired(*_compared(c, split, n, rng))
 
