@@ -145,6 +145,14 @@ def base() -> ml_collections.ConfigDict:
       "coef": 1.0,  # of the spread (mean_minus_std, uwo)
     }
   )
+  c.remodetect = ml_collections.ConfigDict(
+    {
+      "weights": (),  # of the pairs of levels (0,1), (0,2) .. (1,2); () is 1
+      "l2": 0.01,  # pull of the scores to 0
+      "replay": 0.01,  # coefficient of the drift of replayed scores
+      "replayed": 0,  # rows of each group that are replayed, the last ones
+    }
+  )
   c.shaping = ml_collections.ConfigDict(
     {
       "link": "lsc",  # lsc | sum | centred | preference (transform_combine)
