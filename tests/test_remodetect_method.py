@@ -40,7 +40,7 @@ def made(**changes):
 @functools.cache
 def started():
   """(state whose policy has moved off the reference, batch, scores of both)."""
-  _, task, method = made()
+  c, task, method = made()
   state = jax.jit(method.init)(jax.random.key(0))
   moved = jax.tree.map(lambda x: x * 1.1, state.params)
   state = state._replace(params=moved)
