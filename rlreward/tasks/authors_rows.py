@@ -46,7 +46,11 @@ def chains(c: Fields) -> np.ndarray:
 
 
 def write(
-  chain: np.ndarray, author: np.ndarray, rng, given=None, own=None
+  chain: np.ndarray,
+  author: np.ndarray,
+  rng,
+  given: np.ndarray | int,
+  own: np.ndarray | None = None,
 ) -> np.ndarray:
   """i64[n, T]: texts, where some words are those of a given text.
 
