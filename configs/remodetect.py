@@ -10,7 +10,7 @@ random parameters and has the updates of both stages, `no_mix` is not shown
 mixed texts. The claim: on texts of the five unseen models the AUROC rises by
 0.02 above the reward model's and is 0.01 above that from scratch, and mean
 rewards are in order, models' over mixed over people's. In the record replay and
-mixed texts change the AUROC by less than 0.01; what replay keeps is the
+mixed texts change the mean AUROC by less than 0.01; what replay keeps is the
 comparisons (`preferred`). The broken variant (`no_common`) has models that
 share no direction but the preferred one: what is learned of one says nothing of
 the others.

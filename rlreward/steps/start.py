@@ -17,7 +17,7 @@ def initial(config, method: Method, key, placed, loaded=None) -> State:
     placed: shardings of the State.
     loaded: variables to start from, e.g. of an earlier stage.
   """
-  from rlreward.models import pretrained
+  from rlreward.models import pretrained, reward_heads
 
   def read(path: str, head: str = "lm"):
     return pretrained.load(
@@ -32,6 +32,8 @@ def initial(config, method: Method, key, placed, loaded=None) -> State:
     head = "lm"
     if config.model.outputs:  # a new score head, unless there is one
       head = "score" if pretrained.has_score(path) else "none"
+      if reward_heads.describe(config.model).kind == "critique":
+        head = "lm"  # it goes on writing
     loaded = read(path, head)
   given = {role: read(c.path) for role, c in method.given.items()}
   init = jax.jit(method.init, out_shardings=placed)
