@@ -311,7 +311,7 @@ def table(result: dict[str, Any]) -> str:
     ) + " |",
     "|---" * 7 + "|",
   ]  # fmt: skip
-  for label, found in result["summary"].items():
+  for label, found in sorted(result["summary"].items()):
     cells = [say(found[n][p]) for n in (*SETS, "both") for p in PARTS]
     out.append(f"| {label} | " + " | ".join(cells) + " |")
   known = " | ".join(f"{RECORDED[s]:.3f} | -" for s in SETS)
