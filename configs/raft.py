@@ -112,9 +112,7 @@ def get_config(arg="mini"):
   c.updates_per_step = 16
   c.epochs = 8
   c.sampling.max_new_tokens = WORLD["length"]
-  c.optimizer.update(
-    learning_rate=5e-3, schedule="cosine", final_fraction=0.01
-  )
+  c.optimizer.update(learning_rate=5e-3, schedule="cosine", final_fraction=0.01)
   c.model.update(
     vocab=5, width=32, layers=2, heads=2, kv_heads=2, head_dim=16, mlp=64
   )

@@ -208,27 +208,24 @@ def _doctor(args: Any, overrides: list[str]) -> int:
 
 
 def _list(args: Any, overrides: list[str]) -> int:
-  from rlreward import registry
+  from rlreward import papers, registry
 
   del overrides
   root = pathlib.Path(__file__).resolve().parent
-  configs = [
-    p for p in (root / "configs", root.parent / "configs") if p.is_dir()
-  ]
   tables = {
     "algorithms": [
       root / "algorithms" / f"{n}.py" for n in registry.names("algorithms")
     ],
     "tasks": [root / "tasks" / f"{n}.py" for n in registry.tasks()],
-    "configs": [
-      f for p in configs for f in sorted(p.glob("*.py")) if f.stem != "common"
-    ],
+    "configs": [f for f in papers.files() if f.stem != "common"],
   }
   for name, files in tables.items():
     if args.what in ("all", name):
       print(name)
       for file in files:
         print(f"  {file.stem:14} {_first_line(file)}")
+  if args.what in ("all", "papers"):
+    print("papers", *papers.lines(papers.papers()), sep="\n")
   if args.what in ("all", "models"):
     from rlreward.models import families
 

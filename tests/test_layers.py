@@ -32,7 +32,7 @@ ORDER = (
   ("reward_models",),
   ("record", "attainable", "rm_report", "scoring"),
   ("train", "plan", "report", "doctor", "runs", "annotate", "audit"),
-  ("claims", "cli_words"),
+  ("claims", "cli_words", "papers"),
   ("cli",),
   ("__main__",),
 )
