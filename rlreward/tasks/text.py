@@ -177,6 +177,8 @@ def make(
     "columns": tuple(first),
     "report": report,
     "judged": bool(rewards),
+    "asked": lambda row: columns.prompt_value(c, name, row),
+    "skip_special": c["skip_special"],
     "demonstrated": beside.slots(c, first),
     "hint": bool(c["hint"]),
     "sft_batches": demonstrations,
