@@ -68,6 +68,7 @@ def get_config(arg="mini"):
       "prompt_length": (128, 256, 512),
       "answer_length": 256,
       "on_equal": "drop",
+      "window": 16,
     }
   )
   if arg == "pod":
@@ -79,7 +80,7 @@ def get_config(arg="mini"):
   c.optimizer.update(
     learning_rate=5e-4, schedule="cosine", warmup_steps=10, weight_decay=0.1
   )
-  c.eval.update(every=40, prompts=192)
+  c.eval.update(every=40, prompts=225)  # each held-out pair that fits, once
   c.checkpoint.every = 1000
   c.log.update(every=10, tensorboard=False)
   return c
