@@ -65,7 +65,7 @@ def get_config(arg="mini"):
       "name": "text",
       "train": "runs/hh/train.jsonl",
       "test": "runs/hh/test.jsonl",
-      "prompt_length": (128, 256, 512),
+      "prompt_length": (256, 512),
       "answer_length": 256,
       "on_equal": "drop",
       "window": 16,
@@ -73,14 +73,14 @@ def get_config(arg="mini"):
   )
   if arg == "pod":
     return pod(c)
-  c.steps = 120
+  c.steps = 60  # one and a half passes over 620 pairs
   c.prompts_per_step = 16
-  c.microbatch = 16
-  c.model.update(path="runs/dreams_hf", outputs=1)
+  c.microbatch = 32
+  c.model.update(path="runs/dreams_hf", outputs=1, remat="none")
   c.optimizer.update(
     learning_rate=5e-4, schedule="cosine", warmup_steps=10, weight_decay=0.1
   )
-  c.eval.update(every=40, prompts=225)  # each held-out pair that fits, once
-  c.checkpoint.every = 1000
+  c.eval.update(every=0, prompts=225)  # each held-out pair that fits, once
+  c.checkpoint.every = 20
   c.log.update(every=10, tensorboard=False)
   return c
