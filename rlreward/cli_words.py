@@ -172,9 +172,11 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--scores", required=True, help="JSONL, right answers first")
   p.add_argument("--spec", default="pairs", help="rewardbench2, rmbench, ..")
   p.add_argument("--out", help="a JSON file that does not exist")
-  p = verb("audit-reward", "  rlreward audit-reward judge.py:f --fixtures=f."
-           "jsonl\n  rlreward audit-reward a.py:f@0.5,b.py:g --fixtures=f.jsonl"
-           " --json\n  rlreward audit-reward exported")  # fmt: skip
+  p = verb(
+    "audit-reward",
+    "  rlreward audit-reward a.py:f@0.5,b.py:g"
+    " --fixtures=f.jsonl --json\n  rlreward audit-reward exported",
+  )
   p.add_argument("name", help="file.py:function, package.module:function, or"
                  " the directory of a reward model")  # fmt: skip
   p.add_argument("--fixtures", help="JSONL: prompt, completion, label, tags,"

@@ -76,7 +76,7 @@ def test_the_layout_of_hh_rlhf(tmp_path):
   write(tmp_path / "harmless-base" / "train.jsonl.gz", [pair])
   (row,) = list(sources.open_source(f"hf:{tmp_path}/harmless-base/train"))
   assert row == pair
-  tok = tokens.CharTokenizer("abcdef \n:HumanAssit")
+  tok = tokens.CharTokenizer("abcdef \n:HumnAsit")
   fields = {"train": f"hf:{tmp_path}/harmless-base/train"}
   task = text.make({**fields, "prompt_length": 64, "answer_length": 8}, tok)
   assert task.preferences is not None
