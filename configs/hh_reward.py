@@ -2,9 +2,9 @@
 
 Bradley-Terry on 0.23 million parameters that were trained on other text, and
 some 600 pairs. The claim is only that held-out pairs are ordered better than by
-a coin, by 0.03 on the mean of three seeds; the record sets the model beside
-length and a bag of words, and says what came out. The broken variant is one
-that does not train (`steps=1`).
+a coin and by the untrained start, by 0.03 on the mean of three seeds; the
+record sets the model beside length and a bag of words, and says what came out.
+The broken variant is one that does not train (`steps=1`).
 Paper of the loss: Learning to summarize from human feedback, arXiv 2009.01325;
 of the data: arXiv 2204.05862.
 
@@ -26,8 +26,14 @@ BROKEN = {"bradley_terry": {"steps": 1}}
 
 
 def claim(r):
-  """Held-out pairs in the right order, 0.03 more often than by a coin."""
-  return r["bradley_terry"]["last/held/accuracy"] > 0.53
+  """Held-out pairs in the right order, 0.03 above a coin and above the start.
+
+  The start has a drawn head on a trunk that knows other text; on one set of
+  pairs that alone can be off a half by chance.
+  """
+  arm = r["bradley_terry"]
+  start = max(0.5, arm["first/held/accuracy"])
+  return arm["last/held/accuracy"] > start + 0.03
 
 
 def pod(c):

@@ -142,8 +142,11 @@ def test_table_and_figure(tmp_path):
 
 def test_the_claim_can_fail():
   claim = config.study("configs/hh_reward.py:mini").claim
-  arm = lambda x: {"bradley_terry": {"last/held/accuracy": x}}
-  assert claim is not None and claim(arm(0.56)) and not claim(arm(0.5))
+  arm = lambda a, b: {
+    "bradley_terry": {"first/held/accuracy": a, "last/held/accuracy": b}
+  }
+  assert claim is not None and claim(arm(0.48, 0.56))
+  assert not claim(arm(0.48, 0.5)) and not claim(arm(0.55, 0.55))
 
 
 @pytest.mark.skipif(not RESULT.exists(), reason="not measured yet")
