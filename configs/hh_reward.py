@@ -39,8 +39,7 @@ def claim(r):
 def pod(c):
   """Qwen2.5-1.5B on the 42,000 harmless pairs; 8 chips, files of the release.
 
-  `data/hh-rlhf/harmless-base` is the directory of the release, one .jsonl.gz
-  for each split.
+  `data/hh-rlhf` is the data set as it is published, one .jsonl.gz for a split.
   """
   c.steps = 660  # 1 epoch
   c.prompts_per_step = 64
@@ -52,9 +51,9 @@ def pod(c):
     path="Qwen/Qwen2.5-1.5B", outputs=1, dtype="bfloat16", remat="full"
   )
   c.task.update(
-    train="data/hh-rlhf/harmless-base/train.jsonl.gz",
-    test="data/hh-rlhf/harmless-base/test.jsonl.gz",
-    prompt_length=1024,
+    train="hf:data/hh-rlhf/harmless-base/train",
+    test="hf:data/hh-rlhf/harmless-base/test",
+    prompt_length=(256, 512, 1024),
     answer_length=512,
   )
   c.eval.update(every=100, prompts=512)

@@ -147,6 +147,10 @@ def test_the_claim_can_fail():
   }
   assert claim is not None and claim(arm(0.48, 0.56))
   assert not claim(arm(0.48, 0.5)) and not claim(arm(0.55, 0.55))
+  for preset in ("mini", "pod"):
+    c = config.load(f"configs/hh_reward.py:{preset}")
+    config.check_complete(c)
+    assert c.model.outputs == 1 and c.task.window == 16
 
 
 @pytest.mark.skipif(not RESULT.exists(), reason="not measured yet")
