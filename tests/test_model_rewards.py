@@ -310,7 +310,7 @@ def test_a_directory_is_audited_with_and_without_fixtures(one, several, capsys):
     found = json.loads(capsys.readouterr().out)
     assert code in (0, 1) and found["rows"] == 8
     assert "its own texts" in found["reward"]
-    assert {p["name"] for p in found["probes"]} >= {"unicode"}
+    assert {p["name"] for p in found["probes"]} >= {"verbosity", "unicode_form"}
     assert found["judged"]["ok"] == 8
   rows = [
     {"prompt": "1+1=", "completion": "2", "label": True},
