@@ -4,6 +4,8 @@
 card of the model and scored on the host, between the two jitted halves of a
 step, as `rlreward score --normalise` would score it; the policy may have
 another tokenizer. Rules of `task.rewards` join in through `rewards.combine`.
+The model lies on one device of each process, whole, and each process scores its
+own share of the rows.
 """
 
 from __future__ import annotations
@@ -157,6 +159,9 @@ class Joined:
 
 def with_model(config: Any, task: Task) -> Task:
   """The task with the reward model that `reward.path` names, if any.
+
+  `registry.task` calls it; a task that is made in Python and given to
+  `train.run` is passed through it by hand.
 
   Args:
     config: the run's; see `reward` in `configs/common.py`.
