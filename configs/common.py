@@ -133,6 +133,21 @@ def base() -> ml_collections.ConfigDict:
       "ties": 0.0,  # log-odds of a tie at equal rewards (rao_kupper, davidson)
     }
   )
+  c.reward = ml_collections.ConfigDict(
+    {
+      "path": "",  # directory of a reward model (or ensemble) with its card:
+      # its score is the reward of a text task, beside the rules it has
+      "weight": 1.0,  # of its score
+      "rules": 1.0,  # of the reward of task.rewards
+      "rule": "sum",  # how the two are joined, see ops/aggregate.py: sum | min
+      # | mean | product | geometric ..
+      "shape": "",  # bounds the score first: sigmoid | tanh .. (ops/bounded.py)
+      "gate": "",  # a component of task.rewards: where it is 0 or less, the
+      "otherwise": 0.0,  # reward is this
+      "batch": 16,  # texts of a program
+      "max_length": 0,  # tokens, longer texts get no reward; 0 = the card's
+    }
+  )
   c.ensemble = ml_collections.ConfigDict(
     {
       "pretrain": 5,  # pretraining seeds (ensembles)

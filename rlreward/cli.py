@@ -151,6 +151,27 @@ def _score(args: Any, overrides: list[str]) -> int:
   return 0
 
 
+def _card(args: Any, overrides: list[str]) -> int:
+  from rlreward import reward_models
+
+  del overrides
+  found = reward_models.calibrate(
+    args.model,
+    args.input,
+    dtype=args.dtype,
+    output=args.output,
+    max_length=args.max_length,
+    batch=args.batch,
+  )
+  card = found.model.card
+  print(
+    f"wrote the card of {args.model}: {card.texts} answers, mean"
+    f" {card.mean:.4g}, scale {card.scale:.4g}, strings are {card.strings};"
+    f" {found.note}"
+  )
+  return 0
+
+
 def _reference(args: Any, overrides: list[str]) -> int:
   from rlreward import annotate
   from rlreward import config as config_lib
@@ -248,6 +269,7 @@ _RUN = {
   "sample": _sample,
   "export": _export,
   "score": _score,
+  "card": _card,
   "reference": _reference,
   "report": _report,
   "eval-rm": _eval_rm,

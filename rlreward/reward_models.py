@@ -21,7 +21,7 @@ from rlreward.models import (
 )
 from rlreward.rewards import learned, members
 from rlreward.rewards.learned import Learned
-from rlreward.tasks import columns, data, scored, text, tokens
+from rlreward.tasks import columns, data, scored, sources, text, tokens
 from rlreward.types import Score, Task
 
 GOLDEN = 8  # texts whose scores are kept
@@ -154,6 +154,102 @@ def join(
   return Loaded(model, each[0].tokenizer, note, name)
 
 
+def golden(path: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
+  """The golden rows of a reward model, or of an ensemble's first member.
+
+  Args:
+    path: the directory.
+  """
+  folder = hf_files.resolve(path)
+  several = ensemble_card.read(folder)
+  if several is not None:
+    folder = folder / several.members[0].path
+  card = reward_card.read(folder)
+  return [g.row for g in card.golden] if card else []
+
+
+def calibrate(
+  path: str | os.PathLike[str],
+  source: str | os.PathLike[str],
+  *,
+  dtype: str | None = None,
+  output: int | None = None,
+  max_length: int | None = None,
+  batch: int = 16,
+) -> Loaded:
+  """Writes the card of a model that has none, such as one of transformers.
+
+  Template and tokenizer are recorded as they are, mean and scale are those of
+  the answers given, and the first of them become golden.
+
+  Args:
+    path: a directory with a score head and no card.
+    source: answers, see `tasks.scored` and `tasks.sources`.
+    dtype: see `load`.
+    output: see `load`.
+    max_length: see `load`.
+    batch: see `load`.
+
+  Returns:
+    The model, loaded by its card.
+
+  Raises:
+    UserError: there is a card, or no answer that fits.
+  """
+  folder = hf_files.resolve(path)
+  for name in (reward_card.NAME, ensemble_card.NAME):
+    if (folder / name).exists():
+      raise UserError(
+        f"{folder / name} exists",
+        "it is not overwritten: scores were made by it",
+        "remove it to write another one",
+      )
+  found = load(
+    folder, dtype=dtype, output=output, max_length=max_length, batch=batch
+  )
+  assert isinstance(found.model, Learned)
+  limit = found.model.buckets[-1]
+  rows, ids = [], []
+  answers = sources.open_source(str(source))
+  for i in range(len(answers)):
+    for single in scored.singly(answers[i]):
+      own = found.encode(single).found[0].ids
+      if len(own) <= limit:
+        rows.append(single)
+        ids.append(own)
+  if not rows:
+    raise UserError(
+      f"no answer of {source} has {limit} tokens or fewer",
+      "mean and scale are those of its scores",
+      "give shorter answers, or raise --max_length",
+    )
+  scores = found.model.scores(ids)
+  config = found.model.model.config
+  card = found.model.card._replace(
+    dtype=config.dtype,
+    param_dtype=config.param_dtype,
+    max_length=limit,
+    source={"answers": str(source)},
+  )
+  reward_card.write(folder, _measured(card, rows, ids, scores))
+  return load(folder, batch=batch)
+
+
+def _measured(card, rows, ids, scores) -> reward_card.Card:
+  """The card with mean and scale of scores, and golden rows."""
+  golden = [
+    reward_card.Golden(r, i, float(str(s)))
+    for r, i, s in zip(rows, ids, scores, strict=True)
+  ][:GOLDEN]
+  spread = float(np.std(scores.astype(np.float64)))
+  return card._replace(
+    mean=float(np.mean(scores.astype(np.float64))),
+    scale=spread if spread > 0 else 1.0,
+    texts=len(rows),
+    golden=golden,
+  )
+
+
 def scorer(found: Loaded) -> Scorer:
   """The model as a reward that can be audited; raw scores.
 
@@ -223,19 +319,7 @@ def record(
   ids = [
     scored.answers(tok, r, card.strings, card.read).found[0].ids for r in rows
   ]
-  scores = found.scores(ids)
-  golden = [
-    reward_card.Golden(r, i, float(str(s)))
-    for r, i, s in zip(rows, ids, scores, strict=True)
-  ][:GOLDEN]
-  spread = float(np.std(scores.astype(np.float64)))
-  card = card._replace(
-    mean=float(np.mean(scores.astype(np.float64))),
-    scale=spread if spread > 0 else 1.0,
-    texts=len(rows),
-    golden=golden,
-  )
-  reward_card.write(folder, card)
+  reward_card.write(folder, _measured(card, rows, ids, found.scores(ids)))
   return load(folder)
 
 

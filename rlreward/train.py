@@ -150,7 +150,7 @@ def run(
     stack.callback(writer.close)
     writer.banner(
       record.banner(
-        config, actor, abstract, mesh, workdir, command, stage, begun
+        config, actor, abstract, mesh, workdir, command, stage, begun, task
       )
     )
     record.write_command(workdir, command)
@@ -161,6 +161,7 @@ def run(
     judge = _Judge(
       config, task, method, place, writer, workdir, counter, tracker
     )
+    record.write_data(workdir, task)
     stopping = stack.enter_context(contextlib.closing(_Signals()))
     stack.callback(saver.close)
 
