@@ -133,6 +133,14 @@ def base() -> ml_collections.ConfigDict:
       "ties": 0.0,  # log-odds of a tie at equal rewards (rao_kupper, davidson)
     }
   )
+  c.learned = ml_collections.ConfigDict(
+    {
+      "stage": 0,  # earlier stage, from 1, whose reward model judges; 0 = none
+      "references": 0,  # demonstrations whose mean reward is made 0; 0 = as is
+      "truncated": config_dict.placeholder(float),  # reward of an answer cut at
+      # the limit; None: its score
+    }
+  )
   c.ensemble = ml_collections.ConfigDict(
     {
       "pretrain": 5,  # pretraining seeds (ensembles)
@@ -218,7 +226,8 @@ def base() -> ml_collections.ConfigDict:
       "keep": 2,
     }
   )
-  c.start = ml_collections.ConfigDict()  # fields of an earlier stage, if any
+  # Fields of the stage before, if any; it may have a `start` of its own.
+  c.start = ml_collections.ConfigDict()
   return c
 
 

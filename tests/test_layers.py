@@ -18,7 +18,7 @@ IDS = [str(f.relative_to(PACKAGE)) for f in FILES]
 ORDER = (
   ("errors",),
   ("types", "fields"),
-  ("configfile",),
+  ("configfile", "chain"),
   ("ops",),
   ("models", "analytic", "sharding", "config", "checkpoint", "metrics"),
   ("sampling",),
@@ -30,7 +30,7 @@ ORDER = (
   ("methods",),
   ("registry",),
   ("reward_models",),
-  ("record", "attainable", "rm_report", "scoring"),
+  ("record", "attainable", "rm_report", "scoring", "stages"),
   ("train", "plan", "report", "doctor", "runs", "annotate", "audit"),
   ("claims", "cli_words"),
   ("cli",),
