@@ -71,6 +71,7 @@ def base() -> ml_collections.ConfigDict:
   c.critic = ml_collections.ConfigDict(
     {
       "shared": False,  # a head on the policy's trunk instead of its own model
+      "start": "policy",  # its weights at first: policy | reward (of `learned`)
       "rate": config_dict.placeholder(float),  # None: the policy's
       "coefficient": 0.1,  # of the value loss
       "clip": 0.2,  # how far a value may move for free; 0 = no clip

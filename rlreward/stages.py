@@ -145,11 +145,11 @@ class Trained:
   """
 
   def __init__(self, stages: Sequence[Stage]):
-    self._stages, self._kept = stages, {}
+    self.stages, self._kept = stages, {}
 
   def keep(self, stage: Stage, state: State) -> None:
     """Keeps what a stage has trained, if a later one asks for it."""
-    later = self._stages[stage.number :]
+    later = self.stages[stage.number :]
     asked = {chain.parent(s.config) for s in later}
     asked |= {s.config.learned.stage for s in later}
     if stage.number in asked:
@@ -174,7 +174,7 @@ class Trained:
 
   def _variables(self, number: int) -> Any:
     if number not in self._kept:
-      stage = self._stages[number - 1]
+      stage = self.stages[number - 1]
       self._kept[number] = _read(stage)
     return self._kept[number]
 
