@@ -71,6 +71,7 @@ def base() -> ml_collections.ConfigDict:
   c.critic = ml_collections.ConfigDict(
     {
       "shared": False,  # a head on the policy's trunk instead of its own model
+      "start": "policy",  # its weights at first: policy | reward (of `learned`)
       "rate": config_dict.placeholder(float),  # None: the policy's
       "coefficient": 0.1,  # of the value loss
       "clip": 0.2,  # how far a value may move for free; 0 = no clip
@@ -146,6 +147,14 @@ def base() -> ml_collections.ConfigDict:
       "otherwise": 0.0,  # reward is this
       "batch": 16,  # texts of a program
       "max_length": 0,  # tokens, longer texts get no reward; 0 = the card's
+    }
+  )
+  c.learned = ml_collections.ConfigDict(
+    {
+      "stage": 0,  # earlier stage, from 1, whose reward model judges; 0 = none
+      "references": 0,  # demonstrations whose mean reward is made 0; 0 = as is
+      "truncated": config_dict.placeholder(float),  # reward of an answer cut at
+      # the limit; None: its score
     }
   )
   c.ensemble = ml_collections.ConfigDict(
@@ -233,7 +242,8 @@ def base() -> ml_collections.ConfigDict:
       "keep": 2,
     }
   )
-  c.start = ml_collections.ConfigDict()  # fields of an earlier stage, if any
+  # Fields of the stage before, if any; it may have a `start` of its own.
+  c.start = ml_collections.ConfigDict()
   return c
 
 
