@@ -132,6 +132,9 @@ def base() -> ml_collections.ConfigDict:
       "centering": 0.01,  # coefficient of (chosen + rejected)^2 of pairs
       "label_smoothing": 0.0,
       "ties": 0.0,  # log-odds of a tie at equal rewards (rao_kupper, davidson)
+      "router": 1.0,  # weight of the categories' cross-entropy (moe)
+      "critique": 1.0,  # weight of the critiques' log-likelihood (critique)
+      "tie_weight": 1.0,  # of the squared lead of ties (critique)
     }
   )
   c.reward = ml_collections.ConfigDict(
@@ -167,6 +170,14 @@ def base() -> ml_collections.ConfigDict:
       "rule": "mean",  # how their scores are joined: mean | median | min
       # | mean_minus_std | uwo
       "coef": 1.0,  # of the spread (mean_minus_std, uwo)
+    }
+  )
+  c.remodetect = ml_collections.ConfigDict(
+    {
+      "weights": (),  # of the pairs of levels (0,1), (0,2) .. (1,2); () is 1
+      "l2": 0.01,  # pull of the scores to 0
+      "replay": 0.01,  # coefficient of the drift of replayed scores
+      "replayed": 0,  # rows of each group that are replayed, the last ones
     }
   )
   c.shaping = ml_collections.ConfigDict(
@@ -265,6 +276,18 @@ def model() -> ml_collections.ConfigDict:
       "qk_norm": False,
       "tied": False,
       "outputs": 0,  # above 0: a score head in place of the language head
+      "head": {
+        "kind": "scalar",  # of the score: scalar | gated | moe | features
+        # | critique, see rlreward/models/reward_heads.py
+        "hidden": 64,  # of the gate (gated) and of what joins experts (moe)
+        "categories": 1,  # of prompts, each with experts of its own (moe)
+        "experts": 4,  # of each category (moe)
+        "rank": 8,  # of an expert's change of the state (moe)
+        "reads": "hidden",  # what joins experts: their hidden | score (moe)
+        "columns": (),  # of the data (features); () is the outputs
+        "weights": (),  # of the features; () are learned
+        "link": "linear",  # of the reported score: linear | sigmoid (features)
+      },
       "dtype": "float32",
       "param_dtype": "float32",
       "remat": "dots",  # what layers keep: none (everything) | dots | full

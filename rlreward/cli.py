@@ -128,16 +128,16 @@ def _export(args: Any, overrides: list[str]) -> int:
 
 
 def _score(args: Any, overrides: list[str]) -> int:
-  from rlreward import reward_models, scoring
+  from rlreward import reward_models, runs, scoring
 
   del overrides
-  found = reward_models.load(
-    args.model,
-    dtype=args.dtype,
-    output=args.output,
-    max_length=args.max_length,
-    batch=args.batch,
-  )
+  limits = {"max_length": args.max_length, "batch": args.batch}
+  if runs.holds(args.model):
+    found = runs.reward_model(args.model, **limits)
+  else:
+    found = reward_models.load(
+      args.model, dtype=args.dtype, output=args.output, **limits
+    )
   print(f"{args.model}: {found.note}", file=sys.stderr)
   counts = scoring.run(
     found,

@@ -72,6 +72,7 @@ def needed(name, **changes):
     "reward_model": lambda: {"model__outputs": 1},
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
     "topology": lambda: {"model__outputs": 1},
+    "remodetect": lambda: {"model__outputs": 1},
     "ensembles": lambda: {
       "model__outputs": 1,
       "ensemble__pretrain": 2,
