@@ -131,6 +131,8 @@ def base() -> ml_collections.ConfigDict:
       "centering": 0.01,  # coefficient of (chosen + rejected)^2 of pairs
       "label_smoothing": 0.0,
       "ties": 0.0,  # log-odds of a tie at equal rewards (rao_kupper, davidson)
+      "expo": (),  # weights start + alpha (end - start) that are judged too, as
+      # alphas (helpsteer2_pref)
     }
   )
   c.ensemble = ml_collections.ConfigDict(
