@@ -135,6 +135,19 @@ def base() -> ml_collections.ConfigDict:
       # alphas (helpsteer2_pref)
     }
   )
+  c.steer = ml_collections.ConfigDict(
+    {
+      "samples": 10,  # answers of a group, by the policy of the start
+      "attributes": (),  # components of the reward that are asked for, rated 0
+      # to 4; () weighs answers by exp(reward / temperature)
+      "levels": (),  # that are asked for, one of each attribute
+      "concentration": 24.0,  # of the Beta law around a predicted rating
+      "temperature": 1.0,  # of the reward
+      "weights": "posterior",  # uniform imitates all answers alike
+      "baseline": True,  # less the policy's own share of its group
+      "goodness": (0.65, 0.8, 0.45, 0.0, 0.0),  # of a reward model's outputs
+    }
+  )
   c.ensemble = ml_collections.ConfigDict(
     {
       "pretrain": 5,  # pretraining seeds (ensembles)

@@ -29,7 +29,6 @@ import jax
 import jax.numpy as jnp
 
 from rlreward import errors
-from rlreward.ops import reward_model as ops
 from rlreward.ops import steer
 from rlreward.steps import checks, fit, objective, rank, roles
 from rlreward.types import Array, Method, State, Task
@@ -78,7 +77,7 @@ def make(config, task: Task) -> Method:
       variables = actor.variables({"policy": tree}, state.frozen)
       each = rank.scores(actor, variables, batch, slots, 1)
       score = rank.at_end(each, batch, slots)[:, 0]
-      found[f"accuracy{name}"] = by_gold(score, batch["gold"])
+      found[f"accuracy{name}"] = steer.gold_accuracy(score, batch["gold"])
     return found
 
   return method._replace(init=init, held=held)
@@ -91,15 +90,6 @@ def preferred(compute, rows, state):
     return rows, state
   known = objective.valid(rows) & (rows["strength"] != 0)
   return {**rows, "valid": known}, state
-
-
-def by_gold(score: Array, gold: Array) -> tuple[Array, Array]:
-  """(right pairs, pairs): rows 2i and 2i + 1 whose gold differs."""
-  lead = gold[0::2] - gold[1::2]
-  right = ops.pair_accuracy(jnp.sign(lead) * score[0::2],
-                            jnp.sign(lead) * score[1::2])  # fmt: skip
-  known = lead != 0
-  return jnp.sum(jnp.where(known, right, 0)), jnp.sum(known, dtype=jnp.float32)
 
 
 def check(config) -> None:

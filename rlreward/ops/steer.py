@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rlreward.ops import logprob, masked
+from rlreward.ops import logprob, masked, reward_model
 from rlreward.types import Array
 
 # Helpfulness, correctness, coherence, complexity, verbosity.
@@ -58,6 +58,25 @@ def goodness(
       f"{weights.shape} weights for attributes of shape {attributes.shape}"
     )
   return jnp.sum(weights * masked.clean(attributes, weights != 0), -1)
+
+
+def gold_accuracy(score: Array, gold: Array) -> tuple[Array, Array]:
+  """Right pairs and pairs: rows 2i and 2i + 1 whose gold differs.
+
+  Equal scores are half right.
+
+  Args:
+    score: f32[2P].
+    gold: f32[2P].
+
+  Returns:
+    (f32[], f32[]) without gradient.
+  """
+  chex.assert_equal_shape([score, gold])
+  lead = jnp.sign(gold[0::2] - gold[1::2])
+  right = reward_model.pair_accuracy(lead * score[0::2], lead * score[1::2])
+  known = lead != 0
+  return masked.masked_sum(right, known), jnp.sum(known, dtype=jnp.float32)
 
 
 def beta_level_logprob(
