@@ -11,10 +11,12 @@ At scale: configs/helpsteer2.py:pod.
 
 from typing import Any
 
+import numpy as np
+
 from configs import common
 from rlreward.types import Arm
 
-PRESETS = ("mini", "pod", "pod_policy")
+PRESETS = ("mini", "pod", "policy")
 _RATINGS = {
   "model.outputs": 5,
   "reward_model.kind": "mse",
@@ -36,9 +38,113 @@ ARMS = (
 )
 
 
+def steered(arm):
+  """Whether the policy is at the posterior: in KL and in what was asked for."""
+  near = arm["last/held/posterior_kl"] < 0.02
+  return bool(near and arm["last/held/asked_gap"] < 0.03)
+
+
+def noise(arm):
+  """Mean gradient norm over the last tenth of the steps."""
+  return float(np.mean([run["train"]["grad_norm"] for run in arm["runs"]]))
+
+
 def claim(r):
-  """ """
-  return False
+  """At the posterior, where imitation stays away; calmer with the baseline."""
+  away = r["sft"]["last/held/posterior_kl"] > 0.2
+  calm = noise(r["no_baseline"]) > 2 * noise(r["steerlm2"])
+  right = [r[k]["last/held/accuracy"] for k in ("ratings", "filled")]
+  rated = right[0] > right[1] + 0.01
+  return bool(steered(r["steerlm2"]) and away and calm and rated)
+
+
+def llama(c):
+  """Llama-3.1-70B-Instruct, the successor of the paper's base, on 256 chips."""
+  c.model.update(
+    path="meta-llama/Llama-3.1-70B-Instruct",
+    vocab=128_256,
+    width=8192,
+    layers=80,
+    heads=64,
+    kv_heads=8,
+    head_dim=128,
+    mlp=28_672,
+    rope_theta=500_000.0,
+    dtype="bfloat16",
+    remat="full",
+  )
+  c.mesh.update(fsdp=64, tensor=4)
+  return c
+
+
+def pod(c):
+  """The reward model: five attributes of nvidia/HelpSteer2, 2 epochs.
+
+  A local JSONL with `prompt`, `response` and the five columns; where another
+  data set has no such rating, the column is null.
+  """
+  c = llama(c)
+  c.steps = 317
+  c.prompts_per_step = 128
+  c.microbatch = 32
+  c.model.outputs = 5
+  c.reward_model.kind = "mse"
+  c.optimizer.update(learning_rate=2e-6, warmup_steps=10, weight_decay=0.0)
+  c.task = c.task.__class__(
+    {
+      "name": "ratings",
+      "train": "data/helpsteer2_train.jsonl",
+      "test": "data/helpsteer2_validation.jsonl",
+      "completion": "response",
+      "attributes": "helpfulness,correctness,coherence,complexity,verbosity",
+      "prompt_length": 3072,
+      "answer_length": 1024,
+    }
+  )
+  c.eval.update(every=50, prompts=512)
+  return c
+
+
+def policy(c):
+  """SteerLM 2.0 on 20,000 prompts, an iteration of 2 epochs.
+
+  `model.path` is to be the export of the SteerLM policy Q', and `teacher.path`
+  that of the plain fine-tuned model, the prior. `attributes` in your file asks
+  the reward model of `pod` and reports its five outputs by name. The paper
+  samples at 0.7 from a nucleus of 0.9; a nucleus cannot be weighted by shares.
+  """
+  c = llama(c)
+  c.steps = 312
+  c.prompts_per_step = 128
+  c.microbatch = 160
+  c.sampling.update(
+    max_new_tokens=1024, temperature=0.7, cache_dtype="bfloat16"
+  )
+  c.steer.update(
+    samples=10,
+    attributes=(
+      "helpfulness",
+      "correctness",
+      "coherence",
+      "complexity",
+      "verbosity",
+    ),
+    levels=(4, 4, 4, 2, 2),
+  )
+  c.optimizer.update(learning_rate=1e-7, warmup_steps=10, weight_decay=0.0)
+  c.model.path = "runs/steerlm/export"
+  c.teacher.path = "runs/sft/export"
+  c.task = c.task.__class__(
+    {
+      "name": "text",
+      "train": "data/helpsteer2_prompts.jsonl",
+      "holdout": 0.02,
+      "prompt_length": 3072,
+      "rewards": "rewards/helpsteer2.py:attributes",
+    }
+  )
+  c.eval.update(every=50, prompts=256)
+  return c
 
 
 def get_config(arg="mini"):
@@ -46,6 +152,10 @@ def get_config(arg="mini"):
   c: Any = common.base()
   c.algorithm = "helpsteer2"
   c.samples_per_prompt = 1  # of the policy itself, to watch it
+  if arg == "pod":
+    return pod(c)
+  if arg == "policy":
+    return policy(c)
   c.steps = 400
   c.prompts_per_step = 32
   c.sampling.max_new_tokens = 2

@@ -46,9 +46,7 @@ def rated(config, task: Task) -> Method:
   rank.check_labels(config, task)
   actor, slots = roles.policy(config.model), fit.slots(task)
   read = rank.singles(config, actor, slots)
-  method = fit.make(
-    config, task, actor, read, source="labelled", sampled=False
-  )
+  method = fit.make(config, task, actor, read, source="labelled", sampled=False)
   plain, weights = method.held, tuple(config.steer.goodness)
   assert plain is not None
 

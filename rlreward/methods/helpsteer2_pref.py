@@ -26,7 +26,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from rlreward import errors
 from rlreward.ops import steer

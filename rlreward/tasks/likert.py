@@ -219,9 +219,7 @@ def verifier(c: Mapping[str, Any]) -> Callable[..., Score]:
     each = jnp.where(known[:, None], table[kind, place], 0)
     parts = {name: each[:, k] for k, name in enumerate(NAMES)}
     parts["prior_logp"] = jnp.where(known, prior[kind, place], _NEVER)
-    return Score(
-      steer.goodness(each), jnp.ones(known.shape, bool), None, parts
-    )
+    return Score(steer.goodness(each), jnp.ones(known.shape, bool), None, parts)
 
   return score
 
