@@ -135,6 +135,8 @@ def base() -> ml_collections.ConfigDict:
       "router": 1.0,  # weight of the categories' cross-entropy (moe)
       "critique": 1.0,  # weight of the critiques' log-likelihood (critique)
       "tie_weight": 1.0,  # of the squared lead of ties (critique)
+      "expo": (),  # weights start + alpha (end - start) that are judged too, as
+      # alphas (helpsteer2_pref)
     }
   )
   c.reward = ml_collections.ConfigDict(
@@ -158,6 +160,19 @@ def base() -> ml_collections.ConfigDict:
       "references": 0,  # demonstrations whose mean reward is made 0; 0 = as is
       "truncated": config_dict.placeholder(float),  # reward of an answer cut at
       # the limit; None: its score
+    }
+  )
+  c.steer = ml_collections.ConfigDict(
+    {
+      "samples": 10,  # answers of a group, by the policy of the start
+      "attributes": (),  # components of the reward that are asked for, rated 0
+      # to 4; () weighs answers by exp(reward / temperature)
+      "levels": (),  # that are asked for, one of each attribute
+      "concentration": 24.0,  # of the Beta law around a predicted rating
+      "temperature": 1.0,  # of the reward
+      "weights": "posterior",  # uniform imitates all answers alike
+      "baseline": True,  # less the policy's own share of its group
+      "goodness": (0.65, 0.8, 0.45, 0.0, 0.0),  # of a reward model's outputs
     }
   )
   c.ensemble = ml_collections.ConfigDict(

@@ -24,13 +24,15 @@ CHANGES = {
   "dpo": {},
   "kto": {},
   "reward_model": {"model__outputs": 1},
+  "helpsteer2": {"steer__samples": 3},
+  "helpsteer2_pref": {"model__outputs": 1},
   "ensembles": {
     "model__outputs": 1,
     "ensemble__pretrain": 2,
     "ensemble__finetune": 2,
   },
 }
-PAIRS = ("dpo", "kto", "reward_model", "ensembles")
+PAIRS = ("dpo", "kto", "reward_model", "ensembles", "helpsteer2_pref")
 
 
 def trained(name, shape):

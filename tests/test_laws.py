@@ -73,6 +73,8 @@ def needed(name, **changes):
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
     "topology": lambda: {"model__outputs": 1},
     "remodetect": lambda: {"model__outputs": 1},
+    "helpsteer2_pref": lambda: {"model__outputs": 1},
+    "helpsteer2": lambda: {"steer__samples": 3},
     "ensembles": lambda: {
       "model__outputs": 1,
       "ensemble__pretrain": 2,
