@@ -15,7 +15,8 @@ Paper: M-RewardBench, arXiv 2410.15522.
 Run:  rlreward train --config=configs/m_rewardbench.py:mini
       python -m rlreward.claims configs/m_rewardbench.py:mini
 About 20 seconds for an arm on 2 CPU cores.
-At scale: configs/m_rewardbench.py:pod (Llama 3.1 8B), and docs/reward_benchmarks.md.
+At scale: configs/m_rewardbench.py:pod (Llama 3.1 8B); real models and data:
+docs/reward_benchmarks.md.
 """
 
 from typing import Any

@@ -15,7 +15,8 @@ Paper: RewardBench 2: Advancing Reward Model Evaluation, arXiv 2506.01937.
 Run:  rlreward train --config=configs/rewardbench2.py:mini
       python -m rlreward.claims configs/rewardbench2.py:mini
 About a minute for an arm on 2 CPU cores.
-At scale: configs/rewardbench2.py:pod (Tulu 3 8B), and docs/reward_benchmarks.md.
+At scale: configs/rewardbench2.py:pod (Tulu 3 8B); real models and data:
+docs/reward_benchmarks.md.
 """
 
 from typing import Any

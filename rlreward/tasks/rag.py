@@ -1,7 +1,7 @@
 """Answers from retrieved passages in a toy language: does a scorer read them?
 
 The world of reward models for retrieval: questions about facts that stand in
-four passages of the prompt and nowhere else. Pairs are made by rule for four
+three passages of the prompt and nowhere else. Pairs are made by rule for four
 scenarios (two hops, citation, abstaining, conflict) and for general quality,
 which needs no passage; see `rag_rows`. A reward model trained on general pairs
 alone cannot know what the scenarios ask for.
@@ -27,8 +27,8 @@ def defaults() -> dict[str, Any]:
   """Fields of the task's config section."""
   return {
     "name": "rag",
-    "things": 12,  # entities and values
-    "relations": 4,
+    "things": 6,  # entities and values
+    "relations": 3,
     "pairs": "rag",  # of training: rag | general, without passages
     "masked": False,  # passages are hidden, in training and in the benchmark
   }
@@ -104,7 +104,7 @@ def _no_reward(rollout: Rollout, batch: Mapping[str, Any]) -> Score:
 
 def _config(config: Any) -> dict[str, Any]:
   c = data.section(config, defaults())
-  for name, low in {"things": 6, "relations": 3}.items():
+  for name, low in {"things": 5, "relations": 3}.items():
     if not isinstance(c[name], int) or c[name] < low:
       raise UserError(
         f"{name}={c[name]!r}",

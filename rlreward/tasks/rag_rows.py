@@ -1,11 +1,12 @@
 """Passages, questions and answers of a toy language as tokens, pairs by rule.
 
 A passage is (entity, relation, value, mark): it says that the relation of the
-entity has the value, and is cited by its mark. A question asks one relation of
-an entity, or a relation of what that one leads to. An answer is five tokens:
-how it speaks (PLAIN, BOTH where passages disagree, NONE where they do not say),
-a value, up to two citations and EOS. Things are entities and values alike, so
-that passages can be chained, and no fact holds outside of its prompt.
+entity has the value, and is cited by its mark. A question asks for one relation
+of an entity, or for a relation of what that one leads to. An answer is four
+tokens: how it speaks (PLAIN, BOTH where passages disagree, NONE where they do
+not say), a value, and one or two citations, the last passage last. Things are
+entities and values alike, so that passages can be chained, and no fact holds
+outside of its prompt.
 
 In each kind of pair the two sides have the same law where passages cannot be
 seen, or are exchanged in half of the prompts: without passages no scorer is
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 PAD, EOS, NONE, PLAIN, BOTH, ASK, DASH, HIDDEN = range(8)
-PASSAGES, FIRST = 4, 8
+PASSAGES, FIRST = 3, 8
 # Kinds of pairs as subsets of the benchmark's scenarios.
 KINDS = (
   "reason/last",  # which second passage: the one that the first leads to
@@ -35,7 +36,7 @@ KINDS = (
 )
 SCENARIOS = ("reason", "citation", "abstain", "conflict")
 GENERAL = ("helpful/form", "helpful/answer")
-PROMPT, ANSWER = 4 * PASSAGES + 4, 5
+PROMPT, ANSWER = 4 * PASSAGES + 4, 4
 Batch = dict[str, np.ndarray]
 
 
@@ -81,54 +82,50 @@ class _World:
     marks = np.broadcast_to(mark(np.arange(PASSAGES)), (self.n, PASSAGES))
     text = np.concatenate([self.hidden, marks[..., None]], 2)
     words = _wide(self.n, ASK, entity, first, DASH if then is None else then)
-    return np.concatenate([text.reshape(self.n, -1), words], 1)
+    return np.concatenate([text.reshape(self.n, 4 * PASSAGES), words], 1)
 
 
 def _wide(n: int, *columns) -> np.ndarray:
   return np.stack([np.broadcast_to(x, n) for x in columns], 1)
 
 
-def _answer(n: int, how, value=DASH, cite=DASH, then=DASH) -> np.ndarray:
-  return _wide(n, how, value, cite, then, EOS)
+def _answer(n: int, how, value=DASH, cite=DASH, before=DASH) -> np.ndarray:
+  return _wide(n, how, value, before, cite)
 
 
 def _reason(w: _World, kind: str):
-  """Two chains of two passages; one is asked for."""
-  e, f, m, k, v, u = w.things[:, :6].T
+  """A chain of two passages, and one that is like its first or its second."""
+  e, f, m, v, u = w.things[:, :5].T
   r, s = w.relations[:, :2].T
   first, last = w.put(0, e, r, m), w.put(1, m, s, v)
-  other, astray = w.put(2, f, r, k), w.put(3, k, s, u)
-  good = _answer(w.n, PLAIN, v, first, last)
+  good = _answer(w.n, PLAIN, v, last, first)
   if kind == "reason/last":
-    bad = _answer(w.n, PLAIN, u, first, astray)
+    bad = _answer(w.n, PLAIN, u, w.put(2, f, s, u), first)
   else:
-    bad = _answer(w.n, PLAIN, v, other, last)
+    bad = _answer(w.n, PLAIN, v, last, w.put(2, f, r, m))
   return w.prompt(e, r, s), good, bad
 
 
 def _single(w: _World, kind: str):
-  """One passage answers; others share its entity or its relation."""
-  e, f, g, v, u = w.things[:, :5].T
-  r, s = w.relations[:, :2].T
+  """One passage answers; the others share its value, or another part too."""
   del kind
+  e, f, v = w.things[:, :3].T
+  r, s = w.relations[:, :2].T
   right = w.put(0, e, r, v)
-  wrong = [w.put(1, e, s, v), w.put(2, f, r, v), w.put(3, g, s, u)]
-  at = w.rng.integers(0, 3, w.n)
-  cite = np.stack(wrong, 1)[np.arange(w.n), at]
+  wrong = [w.put(1, e, s, v), w.put(2, f, r, v)]
+  cite = np.where(w.rng.random(w.n) < 0.5, *wrong)
   good = _answer(w.n, PLAIN, v, right)
   return w.prompt(e, r), good, _answer(w.n, PLAIN, v, cite)
 
 
 def _abstain(w: _World, kind: str):
-  """The passage that answers is there, or is about something else."""
-  e, f, g, v, u = w.things[:, :5].T
+  """The passage that answers is there, or its words are in other places."""
+  e, f, v, u = w.things[:, :4].T
   r, s, t = w.relations[:, :3].T
   there = kind == "abstain/present"
-  # The same words in both kinds, paired in another way.
   about = w.put(0, e, r if there else t, v)
-  w.put(1, e, s, u)
-  near = w.put(2, f, r, u)
-  w.put(3, g, t if there else r, v)
+  near = w.put(1, f, t if there else r, u)
+  w.put(2, f, s, v)
   # What is invented is read off a passage about the same entity or relation.
   same = w.rng.random(w.n) < 0.5
   value = v if there else np.where(same, v, u)
@@ -140,11 +137,10 @@ def _abstain(w: _World, kind: str):
 
 def _conflict(w: _World, kind: str):
   """Two passages against one, or three that agree."""
-  e, f, v, u = w.things[:, :4].T
+  e, v, u = w.things[:, :3].T
   r = w.relations[:, 0]
   one, two = w.put(0, e, r, v), w.put(1, e, r, v)
   odd = w.put(2, e, r, v if kind == "conflict/agreed" else u)
-  w.put(3, f, r, u)
   cite = np.where(w.rng.random(w.n) < 0.5, one, two)
   said = _answer(w.n, BOTH, v, cite)
   if kind == "conflict/most":
@@ -160,11 +156,10 @@ def _general(w: _World, kind: str):
   if kind == "helpful/answer":
     return prompt, good, _answer(w.n, NONE)
   bad = good.copy()
-  broken = w.rng.integers(0, 2, w.n)
-  row = np.arange(w.n)
   # A relation in the place of the value, or a value in that of the citation.
-  at = 1 + broken
-  bad[row, at] = np.where(broken, good[:, 1], w.relations[:, 0])
+  cited = w.rng.random(w.n) < 0.5
+  bad[:, 1] = np.where(cited, good[:, 1], w.relations[:, 0])
+  bad[:, 3] = np.where(cited, good[:, 1], good[:, 3])
   return prompt, good, bad
 
 
