@@ -74,8 +74,8 @@ def test_kappa_of_known_tables():
   a = np.repeat([1, 0], 50)
   b = np.concatenate([np.repeat([1, 0], [40, 10]), np.repeat([1, 0], [10, 40])])
   assert consistency.cohen_kappa(a, b) == pytest.approx(0.6)
-  assert consistency.cohen_kappa(a, a) == 1
-  assert consistency.cohen_kappa(a, 1 - a) == -1
+  assert consistency.cohen_kappa(a, a) == pytest.approx(1)
+  assert consistency.cohen_kappa(a, 1 - a) == pytest.approx(-1)
 
 
 def test_random_scores_agree_by_chance_alone():
