@@ -89,15 +89,15 @@ def get_config(arg="mini"):
   c.samples_per_prompt = 1
   if arg == "pod":
     return pod(c)
-  c.steps = 6  # epochs
+  c.steps = 10  # epochs
   c.prompts_per_step = 512  # pairs
   c.updates_per_step = 8
   c.optimizer.update(
-    learning_rate=1e-2, schedule="cosine", warmup_steps=5, weight_decay=0.1
+    learning_rate=2e-2, schedule="cosine", warmup_steps=5, weight_decay=0.1
   )
   c.ensemble.update(pretrain=1, finetune=40, flip=0.5)
   c.model.update(
-    vocab=100,
+    vocab=52,
     width=16,
     layers=1,
     heads=2,
@@ -109,8 +109,9 @@ def get_config(arg="mini"):
   c.task = c.task.__class__(
     {
       "name": "fourway",
+      "words": 6,
       "pairs": 512,
-      "noise": 0.5,
+      "noise": 0.3,
       "right": "best",
       "world": 0,
     }

@@ -29,8 +29,14 @@ CHANGES = {
     "ensemble__pretrain": 2,
     "ensemble__finetune": 2,
   },
+  "rewardbench2": {
+    "model__outputs": 1,
+    "ensemble__pretrain": 1,
+    "ensemble__finetune": 2,
+    "ensemble__flip": 0.5,
+  },
 }
-PAIRS = ("dpo", "kto", "reward_model", "ensembles")
+PAIRS = ("dpo", "kto", "reward_model", "ensembles", "rewardbench2")
 
 
 def trained(name, shape):

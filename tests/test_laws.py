@@ -72,6 +72,14 @@ def needed(name, **changes):
     "reward_model": lambda: {"model__outputs": 1},
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
     "topology": lambda: {"model__outputs": 1},
+    "m_rewardbench": lambda: {"model__outputs": 1},
+    "rag_rewardbench": lambda: {"model__outputs": 1},
+    "rewardbench2": lambda: {
+      "model__outputs": 1,
+      "ensemble__pretrain": 1,
+      "ensemble__finetune": 2,
+      "ensemble__flip": 0.5,
+    },
     "ensembles": lambda: {
       "model__outputs": 1,
       "ensemble__pretrain": 2,

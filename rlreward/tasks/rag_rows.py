@@ -4,9 +4,9 @@ A passage is (entity, relation, value, mark): it says that the relation of the
 entity has the value, and is cited by its mark. A question asks for one relation
 of an entity, or for a relation of what that one leads to. An answer is four
 tokens: how it speaks (PLAIN, BOTH where passages disagree, NONE where they do
-not say), a value, and one or two citations, the last passage last. Things are
-entities and values alike, so that passages can be chained, and no fact holds
-outside of its prompt.
+not say), the passage that leads there if it takes two, a value, and the passage
+that has it. Things are entities and values alike, so that passages can be
+chained, and no fact holds outside of its prompt.
 
 In each kind of pair the two sides have the same law where passages cannot be
 seen, or are exchanged in half of the prompts: without passages no scorer is
@@ -90,7 +90,7 @@ def _wide(n: int, *columns) -> np.ndarray:
 
 
 def _answer(n: int, how, value=DASH, cite=DASH, before=DASH) -> np.ndarray:
-  return _wide(n, how, value, before, cite)
+  return _wide(n, how, before, value, cite)
 
 
 def _reason(w: _World, kind: str):
@@ -107,30 +107,26 @@ def _reason(w: _World, kind: str):
 
 
 def _single(w: _World, kind: str):
-  """One passage answers; the others share its value, or another part too."""
+  """One passage answers; the others share its entity or its relation."""
   del kind
-  e, f, v = w.things[:, :3].T
+  e, f, v, u, x = w.things[:, :5].T
   r, s = w.relations[:, :2].T
   right = w.put(0, e, r, v)
-  wrong = [w.put(1, e, s, v), w.put(2, f, r, v)]
+  wrong = [w.put(1, e, s, u), w.put(2, f, r, x)]
   cite = np.where(w.rng.random(w.n) < 0.5, *wrong)
   good = _answer(w.n, PLAIN, v, right)
   return w.prompt(e, r), good, _answer(w.n, PLAIN, v, cite)
 
 
 def _abstain(w: _World, kind: str):
-  """The passage that answers is there, or its words are in other places."""
-  e, f, v, u = w.things[:, :4].T
+  """A passage about the entity that is asked for, or none about it."""
+  e, f, g, v, u = w.things[:, :5].T
   r, s, t = w.relations[:, :3].T
   there = kind == "abstain/present"
-  about = w.put(0, e, r if there else t, v)
-  near = w.put(1, f, t if there else r, u)
-  w.put(2, f, s, v)
-  # What is invented is read off a passage about the same entity or relation.
-  same = w.rng.random(w.n) < 0.5
-  value = v if there else np.where(same, v, u)
-  cite = about if there else np.where(same, about, near)
-  says, empty = _answer(w.n, PLAIN, value, cite), _answer(w.n, NONE)
+  cite = w.put(0, e if there else f, r, v)
+  w.put(1, g, s, u)
+  w.put(2, g, t, v)
+  says, empty = _answer(w.n, PLAIN, v, cite), _answer(w.n, NONE)
   good, bad = (says, empty) if there else (empty, says)
   return w.prompt(e, r), good, bad
 
@@ -158,8 +154,8 @@ def _general(w: _World, kind: str):
   bad = good.copy()
   # A relation in the place of the value, or a value in that of the citation.
   cited = w.rng.random(w.n) < 0.5
-  bad[:, 1] = np.where(cited, good[:, 1], w.relations[:, 0])
-  bad[:, 3] = np.where(cited, good[:, 1], good[:, 3])
+  bad[:, 2] = np.where(cited, good[:, 2], w.relations[:, 0])
+  bad[:, 3] = np.where(cited, good[:, 2], good[:, 3])
   return prompt, good, bad
 
 
