@@ -181,6 +181,8 @@ def base() -> ml_collections.ConfigDict:
       "finetune": 5,  # fine-tuning seeds of each
       "paths": (),  # checkpoints of the pretraining seeds beside model.path
       "share": 1.0,  # of the rows that a member trains on, its own ones
+      "flip": 0.0,  # most labels that a member's annotators err in, as a share;
+      # each member has one from 0 to this (rewardbench2)
       "chunk": 0,  # members computed at a time; 0 = all
       "rule": "mean",  # how their scores are joined: mean | median | min
       # | mean_minus_std | uwo

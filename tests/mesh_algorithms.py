@@ -31,8 +31,16 @@ CHANGES = {
     "ensemble__pretrain": 2,
     "ensemble__finetune": 2,
   },
+  "rewardbench2": {
+    "model__outputs": 1,
+    "ensemble__pretrain": 1,
+    "ensemble__finetune": 2,
+    "ensemble__flip": 0.5,
+  },
 }
-PAIRS = ("dpo", "kto", "reward_model", "ensembles", "helpsteer2_pref")
+PAIRS = (
+  "dpo", "kto", "reward_model", "ensembles", "helpsteer2_pref", "rewardbench2",
+)  # fmt: skip
 
 
 def trained(name, shape):

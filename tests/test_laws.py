@@ -75,6 +75,14 @@ def needed(name, **changes):
     "remodetect": lambda: {"model__outputs": 1},
     "helpsteer2_pref": lambda: {"model__outputs": 1},
     "helpsteer2": lambda: {"steer__samples": 3},
+    "m_rewardbench": lambda: {"model__outputs": 1},
+    "rag_rewardbench": lambda: {"model__outputs": 1},
+    "rewardbench2": lambda: {
+      "model__outputs": 1,
+      "ensemble__pretrain": 1,
+      "ensemble__finetune": 2,
+      "ensemble__flip": 0.5,
+    },
     "ensembles": lambda: {
       "model__outputs": 1,
       "ensemble__pretrain": 2,

@@ -46,6 +46,8 @@ FACTS = {
     "share",
     "above 0.5 and rising; held out (eval/held/*) it is what counts",
   ),
+  "bench/<name>": ("share", "above random/<name>"),
+  "random/<name>": ("share", "chance: 1/4 of four, 1/2 of two, kappa 0"),
   "chosen_reward": (
     "nats",
     "apart; both falling means that the policy leaves both",
