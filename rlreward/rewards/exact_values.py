@@ -66,10 +66,9 @@ def number(node: Node, at: dict[str, float]) -> Any:
     if node[1] == "inf":
       raise UnknownError("infinity")
     return {"pi": math.pi, "e": math.e, "i": 1j}[node[1]]
-  if kind in ("fact", "binom", "floor", "ceil"):
-    found = _exact(node)
-    return float(found)
   parts = [number(n, at) for n in node[1:]]
+  if kind in ("fact", "binom", "floor", "ceil"):
+    return _real(kind, [_real_part(p) for p in parts])
   return _apply(kind, parts)
 
 
@@ -93,6 +92,25 @@ def _apply(kind: str, p: list[Any]) -> Any:
   if kind == "log":  # base ten or e: which one is not said
     raise UnknownError("a log without its base")
   return _FUNCTIONS[kind](p[0])
+
+
+def _real_part(x: Any) -> float:
+  z = complex(x)
+  if z.imag:
+    raise UnknownError("of a complex number")
+  return z.real
+
+
+def _real(kind: str, p: list[float]) -> float:
+  """Functions of real numbers only; the factorial is the gamma function."""
+  if kind == "floor":
+    return float(math.floor(p[0]))
+  if kind == "ceil":
+    return float(math.ceil(p[0]))
+  if kind == "fact":
+    return math.gamma(p[0] + 1)
+  below = math.gamma(p[1] + 1) * math.gamma(p[0] - p[1] + 1)
+  return math.gamma(p[0] + 1) / below
 
 
 def _zero_to(power: Any) -> float:

@@ -161,7 +161,7 @@ class _Parser:
       kind == "letter"
       or (kind == "num" and self._tokens[self._at - 1][0] != "num")
       or (kind == "cmd" and not closing and not signs)
-      or word in ("(", "{")
+      or word in ("(", "{", "[")
     )
 
   def signed(self, depth: int) -> Node:
@@ -221,7 +221,7 @@ class _Parser:
     return node
 
   def atom(self, depth: int) -> Node:
-    if self.sees("(", "{"):
+    if self.sees("(", "{", "["):
       return self.group(depth)
     if self.sees("|"):
       self.take()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rlreward.rewards import expressions, units
 from rlreward.rewards.expressions import Node, UnknownError
 
-MOST_PARTS = 12
+MOST_PARTS = 16
 
 
 class Form(NamedTuple):
@@ -69,7 +69,7 @@ _MATRIX = re.compile(
 )
 _TURN = re.compile(r"sin|cos|tan|cot|sec|csc")
 _AND = re.compile(r"\s(?:and|or)\s|\\(?:land|lor)\b|\\text\{\s*(?:and|or)\s*\}")
-_ORDER = re.compile(r"\\leq?(?![a-z])|\\geq?(?![a-z])|<=|>=|<|>|\\lt|\\gt")
+_ORDER = re.compile(r"\\[lg]eq?(?:slant)?(?![a-z])|<=|>=|<|>|\\lt|\\gt")
 
 
 def normal(text: str) -> str:
