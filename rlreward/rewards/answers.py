@@ -29,10 +29,10 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _WORD = re.compile(r"[\w.\-/]{1,100}")
 _HASH = re.compile(r"^[ \t]*####[ \t]*([^\n]*)$", re.MULTILINE)
 _SAYS = re.compile(
-  r"\b(?:(?:the|my|our|so|final|correct) (?:final |correct |right )?"
+  r"\b(?:the|my|our|so|final|correct) (?:final |correct |right )?"
   r"(?:answer|result|choice|option)(?: to the (?:question|problem))?"
   r"(?: is| are|:|=)"
-  r"|^[ \t*#_]{0,8}(?:final )?(?:answer|choice):)",
+  r"|^[ \t*#_]{0,8}(?:final )?(?:answer|choice):",
   re.IGNORECASE | re.MULTILINE,
 )
 _CHOICE = re.compile(

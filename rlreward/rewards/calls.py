@@ -67,7 +67,7 @@ def parse(text: str) -> list[Call]:
     return found
   bare = text.strip()
   if bare.startswith(("{", "[{")) or bare == "[]":
-    return _limited(_calls(_json(bare)))
+    return _limited(_calls(loads(bare)))
   if bare.startswith("[") or re.match(r"[\w.]+\(", bare):
     return _limited(_python(bare))
   return []
@@ -85,15 +85,23 @@ def _body(text: str) -> list[Call]:
   if not text:
     raise BadCallError("an empty block")
   try:
-    return _calls(_json(text))
+    return _calls(loads(text))
   except BadCallError:
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) < 2:
       raise
-    return [c for line in lines for c in _calls(_json(line))]
+    return [c for line in lines for c in _calls(loads(line))]
 
 
-def _json(text: str) -> Any:
+def loads(text: str) -> Any:
+  """Strict JSON: no NaN, and no key twice.
+
+  Args:
+    text: one JSON value.
+
+  Raises:
+    BadCallError: it is none.
+  """
   try:
     return json.loads(
       text, parse_constant=_no_constant, object_pairs_hook=_unique
@@ -132,7 +140,7 @@ def _calls_of(found: Any) -> list[Call]:
     raise BadCallError("a call has a name and one object of arguments")
   arguments = found[given[0]] if given else {}
   if isinstance(arguments, str):
-    arguments = _json(arguments)
+    arguments = loads(arguments)
   if not isinstance(arguments, dict):
     raise BadCallError("the arguments of a call are an object")
   return [Call(name, arguments)]

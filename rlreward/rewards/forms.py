@@ -59,11 +59,13 @@ _SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?:\\,\d{3})+(?!\d)")
 _EXPONENT = re.compile(r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})(?!\d)")
 _CHOICE = re.compile(r"\(([A-Z])\)|([A-Z])\)?")
 _LED = re.compile(r"(?:\(([A-J])\)|([A-J])[.):])\s*\S")
+_OTHER = re.compile(r"\b(?:or|and|not|maybe)\b|\([A-J]\)|\b[A-J][.)]")
 _DATE = re.compile(r"\d{1,2}[/-]\d{1,2}[/-]\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '\-][^\W\d_]+)*[.!]?")
 _ASSIGNED = re.compile(
   r"\s*(\\?[A-Za-z]+(?:_\{?\w{1,8}\}?)?'?(?:\(\s*[a-z]\s*\))?)\s*"
 )
+_NAMES = re.compile(r"\(\s*[a-z]\s*(?:,\s*[a-z]\s*){1,3}\)")
 _MATRIX = re.compile(
   r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}"
 )
@@ -132,6 +134,8 @@ def letter(text: str) -> str | None:
   plain = _worded(normal(text)).strip("*_$ .\u27e8\u27e9{}")
   found = _CHOICE.fullmatch(plain)
   led = _LED.match(plain)
+  if led is not None and _OTHER.search(plain, led.end() - 1):
+    return None  # "(B) or (C)"
   m = found or led
   return None if m is None else m[1] or m[2]
 
@@ -253,8 +257,11 @@ def _simple(text: str) -> Form:
   if len(sides) == 2:
     name = _ASSIGNED.fullmatch(sides[0])
     right = _compound(sides[1].strip())
-    if name is not None:
-      return Form("equation", (right,), name[1].replace(" ", ""))
+    named = name[1] if name is not None else None
+    if named is None and _NAMES.fullmatch(sides[0].strip()):
+      named = sides[0]  # (x, y) = (3, 4)
+    if named is not None:
+      return Form("equation", (right,), named.replace(" ", ""))
     left = expressions.parse(sides[0].strip())
     if right.kind != "number" or right.mark != units.Unit():
       return _UNKNOWN

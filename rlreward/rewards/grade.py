@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -174,7 +175,7 @@ def ask(answer: str, gold: str, tolerance: float = 0.0) -> bool | None:
   right = read(f"\\boxed{{{gold}}}")
   if not right:
     return None
-  given = read(f"\\boxed{{{answer}}}")
+  given = read(f"\\boxed{{{unicodedata.normalize('NFKC', answer)}}}")
   if not given:
     return False
   if tolerance:
