@@ -71,6 +71,7 @@ def base() -> ml_collections.ConfigDict:
   c.critic = ml_collections.ConfigDict(
     {
       "shared": False,  # a head on the policy's trunk instead of its own model
+      "start": "policy",  # its weights at first: policy | reward (of `learned`)
       "rate": config_dict.placeholder(float),  # None: the policy's
       "coefficient": 0.1,  # of the value loss
       "clip": 0.2,  # how far a value may move for free; 0 = no clip
@@ -134,6 +135,44 @@ def base() -> ml_collections.ConfigDict:
       "router": 1.0,  # weight of the categories' cross-entropy (moe)
       "critique": 1.0,  # weight of the critiques' log-likelihood (critique)
       "tie_weight": 1.0,  # of the squared lead of ties (critique)
+      "expo": (),  # weights start + alpha (end - start) that are judged too, as
+      # alphas (helpsteer2_pref)
+    }
+  )
+  c.reward = ml_collections.ConfigDict(
+    {
+      "path": "",  # directory of a reward model (or ensemble) with its card:
+      # its score is the reward of a text task, beside the rules it has
+      "weight": 1.0,  # of its score
+      "rules": 1.0,  # of the reward of task.rewards
+      "rule": "sum",  # how the two are joined, see ops/aggregate.py: sum | min
+      # | mean | product | geometric ..
+      "shape": "",  # bounds the score first: sigmoid | tanh .. (ops/bounded.py)
+      "gate": "",  # a component of task.rewards: where it is 0 or less, the
+      "otherwise": 0.0,  # reward is this
+      "batch": 16,  # texts of a program
+      "max_length": 0,  # tokens, longer texts get no reward; 0 = the card's
+    }
+  )
+  c.learned = ml_collections.ConfigDict(
+    {
+      "stage": 0,  # earlier stage, from 1, whose reward model judges; 0 = none
+      "references": 0,  # demonstrations whose mean reward is made 0; 0 = as is
+      "truncated": config_dict.placeholder(float),  # reward of an answer cut at
+      # the limit; None: its score
+    }
+  )
+  c.steer = ml_collections.ConfigDict(
+    {
+      "samples": 10,  # answers of a group, by the policy of the start
+      "attributes": (),  # components of the reward that are asked for, rated 0
+      # to 4; () weighs answers by exp(reward / temperature)
+      "levels": (),  # that are asked for, one of each attribute
+      "concentration": 24.0,  # of the Beta law around a predicted rating
+      "temperature": 1.0,  # of the reward
+      "weights": "posterior",  # uniform imitates all answers alike
+      "baseline": True,  # less the policy's own share of its group
+      "goodness": (0.65, 0.8, 0.45, 0.0, 0.0),  # of a reward model's outputs
     }
   )
   c.ensemble = ml_collections.ConfigDict(
@@ -142,6 +181,8 @@ def base() -> ml_collections.ConfigDict:
       "finetune": 5,  # fine-tuning seeds of each
       "paths": (),  # checkpoints of the pretraining seeds beside model.path
       "share": 1.0,  # of the rows that a member trains on, its own ones
+      "flip": 0.0,  # most labels that a member's annotators err in, as a share;
+      # each member has one from 0 to this (rewardbench2)
       "chunk": 0,  # members computed at a time; 0 = all
       "rule": "mean",  # how their scores are joined: mean | median | min
       # | mean_minus_std | uwo
@@ -229,7 +270,8 @@ def base() -> ml_collections.ConfigDict:
       "keep": 2,
     }
   )
-  c.start = ml_collections.ConfigDict()  # fields of an earlier stage, if any
+  # Fields of the stage before, if any; it may have a `start` of its own.
+  c.start = ml_collections.ConfigDict()
   return c
 
 

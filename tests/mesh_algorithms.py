@@ -30,13 +30,24 @@ CHANGES = {
     "model__head__hidden": 4,
   },
   "remodetect": {"model__outputs": 1},
+  "helpsteer2": {"steer__samples": 3},
+  "helpsteer2_pref": {"model__outputs": 1},
   "ensembles": {
     "model__outputs": 1,
     "ensemble__pretrain": 2,
     "ensemble__finetune": 2,
   },
+  "rewardbench2": {
+    "model__outputs": 1,
+    "ensemble__pretrain": 1,
+    "ensemble__finetune": 2,
+    "ensemble__flip": 0.5,
+  },
 }
-PAIRS = ("dpo", "kto", "reward_model", "gated", "remodetect", "ensembles")
+PAIRS = (
+  "dpo", "kto", "reward_model", "gated", "remodetect", "ensembles",
+  "helpsteer2_pref", "rewardbench2",
+)  # fmt: skip
 HEADS = {"gated": "reward_model"}  # a head of an algorithm
 
 

@@ -7,7 +7,9 @@ import jax
 from rlreward.types import Method, State
 
 
-def initial(config, method: Method, key, placed, loaded=None) -> State:
+def initial(
+  config, method: Method, key, placed, loaded=None, handed=None
+) -> State:
   """The first State: random, from a checkpoint directory, or handed over.
 
   Args:
@@ -16,6 +18,7 @@ def initial(config, method: Method, key, placed, loaded=None) -> State:
     key: root key of the run.
     placed: shardings of the State.
     loaded: variables to start from, e.g. of an earlier stage.
+    handed: {role: tree} of frozen roles that earlier stages have trained.
   """
   from rlreward.models import pretrained, reward_heads
 
@@ -36,6 +39,7 @@ def initial(config, method: Method, key, placed, loaded=None) -> State:
         head = "lm"  # it goes on writing
     loaded = read(path, head)
   given = {role: read(c.path) for role, c in method.given.items()}
+  given |= handed or {}
   init = jax.jit(method.init, out_shardings=placed)
   if given:
     return init(key, loaded, given)
