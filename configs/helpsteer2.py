@@ -116,7 +116,7 @@ def policy(c):
   c = llama(c)
   c.steps = 312
   c.prompts_per_step = 128
-  c.microbatch = 160
+  c.microbatch = 128
   c.sampling.update(
     max_new_tokens=1024, temperature=0.7, cache_dtype="bfloat16"
   )
@@ -164,7 +164,7 @@ def get_config(arg="mini"):
     learning_rate=3e-3, schedule="cosine", warmup_steps=10, final_fraction=0.02
   )
   c.model.update(
-    vocab=8, width=32, layers=1, heads=2, kv_heads=2, head_dim=16, mlp=64
+    vocab=12, width=32, layers=1, heads=2, kv_heads=2, head_dim=16, mlp=64
   )
   c.task = c.task.__class__({"name": "likert", "fill": "nan", "world": 0})
   c.eval.update(every=100, prompts=64)
