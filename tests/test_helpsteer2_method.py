@@ -60,7 +60,7 @@ def test_groups_are_the_answers_of_the_frozen_policy():
 
 def test_columns_against_float64():
   c, task, method = made()
-  _, rollout, score, batch = drawn(method, task)
+  _, rollout, score, _ = drawn(method, task)
   rows = steer.groups(c)(round_of(rollout, score, 11))
   tokens = np.asarray(rows["tokens"])
   kind, place = tokens[:, 0] - 8, tokens[:, 1] * 8 + tokens[:, 2]

@@ -5,8 +5,9 @@ answer. An answer has five attributes from 0 to 4, those of the paper: letters
 add up and interact, and over the answers to a prompt each attribute is spread
 evenly. The prior P(y|x) is drawn from a Dirichlet law, and demonstrations are
 of a policy that leans toward the first attribute, a first attempt at answers
-that have much of it. Ratings are whole numbers with noise, some missing. A prompt's token is no letter: a decoder
-without places could not tell a letter after itself from the first one.
+that have much of it. Ratings are whole numbers with noise, some missing. A
+prompt's token is no letter: a decoder without places could not tell a letter
+after itself from the first one.
 """
 
 from __future__ import annotations
