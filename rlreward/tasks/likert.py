@@ -125,6 +125,7 @@ def make(
     "pad_id": 0,
     "on_device": True,
     "tokenizer": None,
+    "labels": "ratings",
     "outputs": len(NAMES),
     "answers": answers(c),
   }
