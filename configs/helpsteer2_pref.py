@@ -42,7 +42,6 @@ ARMS = (
   Arm("bt", {**ALONE, **REGULAR}),
   Arm("scaled", ALONE),
   Arm("regression_bt", REGULAR),
-  Arm("regression_margin", {**REGULAR, "reward_model.margin": True}),
   Arm("regression_scaled", {}),
   Arm("even_regression", {**EVEN, **REGRESSION}),
   BROKEN,
