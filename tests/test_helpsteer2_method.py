@@ -1,6 +1,7 @@
 """HelpSteer2: groups and their weights, the whole law, ratings with holes."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ RATED = {"model.outputs": 5, "reward_model.kind": "mse"}
 @functools.cache
 def made(**changes):
   """(config, task, method) of the mini size."""
-  c = config.replace(
+  c: Any = config.replace(
     config.load(SPEC), {k.replace("__", "."): v for k, v in changes.items()}
   )
   task = registry.task(c)
@@ -183,7 +184,7 @@ def registry_model(c):
 
 # ------------------------------------------------------------------ the ratings
 def test_goodness_is_judged_on_held_out_answers():
-  c = config.replace(config.load(SPEC), RATED)
+  c: Any = config.replace(config.load(SPEC), RATED)
   task = registry.task(c)
   method = helpsteer2.make(c, task)
   assert method.held is not None and task.labelled is not None
@@ -213,7 +214,7 @@ def test_goodness_is_judged_on_held_out_answers():
   ],
 )
 def test_what_cannot_be_is_refused(changes, word):
-  c = config.replace(config.load(SPEC), changes)
+  c: Any = config.replace(config.load(SPEC), changes)
   with pytest.raises(errors.UserError, match=word):
     helpsteer2.make(c, registry.task(c))
 
@@ -224,7 +225,7 @@ def shape(size, dtype):
 
 
 def test_the_reward_model_of_the_paper_builds_without_memory():
-  c = config.load("configs/helpsteer2.py:pod", {"model.path": ""})
+  c: Any = config.load("configs/helpsteer2.py:pod", {"model.path": ""})
   facts = {"vocab_size": 128_256, "prompt_length": 3072, "answer_length": 1024,
            "stop_ids": (2,), "pad_id": 0, "on_device": True, "tokenizer": None,
            "labels": "ratings", "outputs": 5}  # fmt: skip
@@ -247,7 +248,7 @@ def test_the_reward_model_of_the_paper_builds_without_memory():
 
 
 def test_the_policy_of_the_paper_builds_without_memory():
-  c = config.load("configs/helpsteer2.py:policy")
+  c: Any = config.load("configs/helpsteer2.py:policy")
   c = config.replace(c, {"model.path": "", "teacher.path": ""})
 
   def reward(rollout, batch):
@@ -309,7 +310,7 @@ def test_the_claim_is_all_of_it(changes, holds):
 def test_it_gets_there_and_imitation_does_not(tmp_path):
   def last(name, **changes):
     fields = {"eval.every": 0, "log.tensorboard": False, "seed": 10, **changes}
-    c = config.replace(config.load(SPEC), fields)
+    c: Any = config.replace(config.load(SPEC), fields)
     return train.run(c, tmp_path / name).evals[c.steps]
 
   good = last("good")

@@ -1,6 +1,7 @@
 """Ratings, then preferences with strengths: losses, ExPO, and that it fails."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ SPEC = "configs/helpsteer2_pref.py:mini"
 @functools.cache
 def made(**changes):
   """(config, task, method) of the mini size."""
-  c = config.replace(
+  c: Any = config.replace(
     config.load(SPEC), {k.replace("__", "."): v for k, v in changes.items()}
   )
   task = registry.task(c)
@@ -33,14 +34,18 @@ def first():
 
 def pairs(strengths):
   """A batch of pairs with these strengths, each answer its own."""
-  batch = dict(next(made()[1].preferences("train", len(strengths), 0)))
+  stream = made()[1].preferences
+  assert stream is not None
+  batch = dict(next(stream("train", len(strengths), 0)))
   batch["strength"] = np.repeat(np.asarray(strengths, np.float32), 2)
   return jax.tree.map(jnp.asarray, batch)
 
 
 def loss(batch, **changes):
   """Sum of the loss over pairs, and what it was divided by, at the start."""
-  found = made(**changes)[2].held(first(), batch)
+  held = made(**changes)[2].held
+  assert held is not None
+  found = held(first(), batch)
   return float(found["loss"][0]), float(found["loss"][1])
 
 
@@ -89,7 +94,7 @@ def test_the_margin_is_the_strength():
 
 def test_ratings_are_regressed():
   _, task, method = made(reward_model__kind="mse", reward_model__expo=())
-  assert method.source == "labelled"
+  assert method.source == "labelled" and task.labelled is not None
   batch = jax.tree.map(jnp.asarray, next(task.labelled("train", 64, 0)))
   state = jax.jit(method.init)(jax.random.key(0))
   assert method.held is not None and "start" not in state.frozen
@@ -105,6 +110,7 @@ def test_weights_beyond_the_second_stage():
   _, task, method = made(reward_model__expo=(0.0, 1.0, 1.5))
   state = jax.jit(method.init)(jax.random.key(0))
   assert nano.gap(state.frozen["start"], state.params["policy"]) == 0
+  assert task.preferences is not None
   batch = jax.tree.map(jnp.asarray, next(task.preferences("train", 100, 0)))
   after, _ = jax.jit(method.step)(state, batch, state.key)
   assert nano.gap(after.frozen["start"], state.params["policy"]) == 0
@@ -122,10 +128,10 @@ def test_weights_beyond_the_second_stage():
 
 
 def test_accuracy_by_gold_is_that_of_pairs():
-  found = made()[2].held(
-    first(),
-    jax.tree.map(jnp.asarray, next(made()[1].preferences("test", 128, 0))),
-  )
+  _, task, method = made()
+  assert task.preferences is not None and method.held is not None
+  rows = jax.tree.map(jnp.asarray, next(task.preferences("test", 128, 0)))
+  found = method.held(first(), rows)
   assert float(found["accuracy"][1]) == 128
 
 
@@ -142,7 +148,7 @@ def test_accuracy_by_gold_is_that_of_pairs():
   ],
 )
 def test_what_cannot_be_is_refused(changes, word):
-  c = config.replace(config.load(SPEC), changes)
+  c: Any = config.replace(config.load(SPEC), changes)
   with pytest.raises(errors.UserError, match=word):
     helpsteer2_pref.make(c, registry.task(c))
 
@@ -151,7 +157,7 @@ def test_what_cannot_be_is_refused(changes, word):
 @pytest.mark.parametrize("size", ["pod", "ratings"])
 def test_the_paper_size_builds_without_memory(size):
   """Llama-3.1-70B's shape: shapes alone."""
-  c = config.load(f"configs/helpsteer2_pref.py:{size}", {"model.path": ""})
+  c: Any = config.load(f"configs/helpsteer2_pref.py:{size}", {"model.path": ""})
   facts = {"vocab_size": 128_256, "prompt_length": 3072, "answer_length": 1024,
            "stop_ids": (2,), "pad_id": 0, "on_device": True, "tokenizer": None,
            "outputs": 1}  # fmt: skip
@@ -216,7 +222,7 @@ def test_without_an_offset_ratings_alone_win(tmp_path):
     study = config.study(SPEC)
     own = next(a.overrides for a in study.arms if a.name == arm)
     fields = {"log.tensorboard": False, "seed": 10, "eval.prompts": 2048}
-    c = config.replace(config.load(SPEC), {**own, **fields})
+    c: Any = config.replace(config.load(SPEC), {**own, **fields})
     return train.run(c, tmp_path / arm).evals[c.steps]["held/accuracy"]
 
   both, alone = last("even"), last("even_regression")
