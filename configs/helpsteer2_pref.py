@@ -24,7 +24,7 @@ ALONE = {
   "start.steps": 1,
   "start.optimizer.learning_rate": 0.0,
   "reward_model.expo": (),
-  "steps": 40,
+  "steps": 60,
   "optimizer.learning_rate": 3e-3,
 }
 REGRESSION = {
