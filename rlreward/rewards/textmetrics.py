@@ -69,7 +69,10 @@ def rouge_n(
 
   Reference: Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004.
   """
-  c, r = grams(words(candidate, stemmed), n), grams(words(reference, stemmed), n)
+  c, r = (
+    grams(words(candidate, stemmed), n),
+    grams(words(reference, stemmed), n),
+  )
   return _prf((c & r).total(), c.total(), r.total())
 
 

@@ -29,12 +29,16 @@ from typing import Any
 from rlreward.rewards import (
   answers,
   calls,
-  grade as grading,
   phrases,
   readability,
-  tags as formats,
   textmetrics,
   values,
+)
+from rlreward.rewards import (
+  grade as grading,
+)
+from rlreward.rewards import (
+  tags as formats,
 )
 from rlreward.rewards.answers import extract_answer
 from rlreward.rewards.function import RewardFunction, reward
@@ -55,9 +59,11 @@ def judgement(
   """
   value, status = verdict
   if status == "timeout":
-    return Unjudged(values.TIMEOUT, "killed at its time limit") if (
-      late is None
-    ) else late
+    return (
+      Unjudged(values.TIMEOUT, "killed at its time limit")
+      if (late is None)
+      else late
+    )
   if status == "error":
     return Unjudged(values.ERROR, "the checker failed, or no gold answer")
   return value
@@ -287,4 +293,3 @@ def flesch(completion: str) -> float | None:
   """Reading ease; None without a word."""
   c = readability.counts(completion)
   return None if c is None else readability.flesch(c)
-
