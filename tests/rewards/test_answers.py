@@ -284,7 +284,8 @@ def test_gold_solutions_are_right_and_perturbed_ones_wrong():
 def test_gold_against_gold(name, unread):
   golds = []
   for row in lines(f"math_eval_sets/{name}.jsonl.gz"):
-    found = [row[k] for k in ("final_answer", "answer", "Answer") if k in row]
+    keys = ("final_answer", "answer", "Answer")
+    found = [row[k] for k in keys if k in row]
     found = found[0] if found else row["solution"]
     golds += found if isinstance(found, list) else [found]
   own = [grade.gold_answers(g) for g in golds]
