@@ -315,7 +315,7 @@ def _tail(text: str) -> tuple[str, str]:
 def _mathematical(word: str) -> bool:
   """Whether letters after a number are part of the expression."""
   names = word.split()
-  if any(n in expressions._ONE or n == "pi" for n in names):
+  if any(n in expressions.FUNCTIONS or n == "pi" for n in names):
     return True
   single = len(word.strip()) == 1 and word.strip().isalpha()
   return single and word.strip() not in units.SINGLE

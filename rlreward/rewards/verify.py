@@ -26,9 +26,11 @@ import json as jsons
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlreward.errors import UserError
 from rlreward.rewards import (
   answers,
   calls,
+  forms,
   phrases,
   readability,
   textmetrics,
@@ -147,11 +149,11 @@ tags = format_reward("think answer", name="tags", share=True)
 @reward
 def choice(completion: str, answer: str) -> float | None:
   """1 where the marked answer is the right letter; see `answers`."""
-  gold = grading.forms.letter(str(answer))
+  gold = forms.letter(str(answer))
   if gold is None:
     return None
   found = extract_answer(completion)
-  letter = grading.forms.letter(found) if found else None
+  letter = forms.letter(found) if found else None
   return float(letter == gold)
 
 
@@ -161,7 +163,7 @@ def exact(completion: str, answer: Any) -> float:
   found = extract_answer(completion)
   if not found:
     return 0.0
-  squeeze = lambda text: grading.forms.squeezed(text).casefold()
+  squeeze = lambda text: forms.squeezed(text).casefold()
   return float(any(squeeze(found) == squeeze(a) for a in _listed(answer)))
 
 
@@ -239,7 +241,7 @@ def text_reward(
     UserError: an unknown metric.
   """
   if metric not in _METRICS:
-    raise grading.UserError(
+    raise UserError(
       f"text metric {metric!r}",
       "it compares an answer with references",
       f"choose one of {', '.join(_METRICS)}",

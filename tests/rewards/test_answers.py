@@ -266,8 +266,9 @@ def test_gold_solutions_are_right_and_perturbed_ones_wrong():
   golds = [r["answer"] for r in rows]
   assert set(grade.grade_all(golds, golds)) == {(1.0, "ok")}
   own = [int(answers.extract_answer(g).replace(",", "")) for g in golds]
-  for change in (lambda n: n + 1, lambda n: 10 * n + 1, lambda n: f"{n}.5",
-                 lambda n: f"{n}, {n + 1}", lambda n: f"1/{n + 2}"):  # fmt: skip
+  changes = (lambda n: n + 1, lambda n: 10 * n + 1, lambda n: f"{n}.5",
+             lambda n: f"{n}, {n + 1}", lambda n: f"1/{n + 2}")  # fmt: skip
+  for change in changes:
     wrong = [f"#### {change(n)}" for n in own]
     assert set(grade.grade_all(wrong, golds, engine="strict")) == {
       (0.0, "wrong")

@@ -58,7 +58,7 @@ def test_a_reference_is_simpler_than_the_original():
     better += reached > copied
     assert 0 <= copied <= 1 and 0 <= reached <= 1
     # Below 1 where a word that stands twice is deleted once.
-    assert tm.sari(row["original"], held, [held]).sari > 0.95
+    assert tm.sari(row["original"], held, [held]).sari > 0.9
   # A person's simplification beats no change (measured: 60 of 60).
   assert better >= 57
 
@@ -166,7 +166,8 @@ def test_counts_of_a_text():
   assert c.letters == len("ThecatsatonthematItwasnthappyWasitdays")
   assert readability.counts("3.5 %") is None
   assert readability.counts("No end")[0] == 1
-  for word, n in (("cat", 1), ("table", 2), ("beautiful", 3), ("walked", 1), ("houses", 2), ("people", 2), ("science", 2),
+  for word, n in (("cat", 1), ("table", 2), ("beautiful", 3), ("walked", 1),
+                  ("houses", 2), ("people", 2), ("science", 2),
                   ("readability", 5), ("nation", 2), ("idea", 3)):  # fmt: skip
     assert readability.syllables(word) == n, word
 
