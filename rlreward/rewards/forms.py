@@ -117,6 +117,7 @@ def squeezed(text: str) -> str:
     out, before = _WORDED.sub(r"\1", out), out
     if out == before:
       break
+  out = re.sub(r"(?<=\d)\s+(?=[\d.])", "\u2423", out)  # 1 2 is not 12
   return re.sub(r"[\s$]|\\(?=[A-Za-z])", "", out).rstrip(".")
 
 
