@@ -17,8 +17,8 @@ KL, each evaluation a point. To each path the laws gold = d (alpha - beta d)
   python -m experiments.overoptimisation --seeds=0,1,2 --workdir=runs/overopt
 
 A seed is a world: other errors of the members. Writes overoptimisation.json,
-.md and .png. Exact paths take seconds; a PPO run takes about 40 seconds on 2 CPU
-cores and is not trained again where it is there; --ppo=0 leaves it out.
+.md and .png. Exact paths take seconds; a PPO run takes about 40 seconds on 2
+CPU cores and is not trained again where it is there; --ppo=0 leaves it out.
 
 References: Scaling Laws for Reward Model Overoptimization, arXiv 2210.10760;
 PAR, arXiv 2502.18770; reward model ensembles, arXiv 2310.02743; log-sigmoid,
