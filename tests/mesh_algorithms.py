@@ -32,6 +32,16 @@ CHANGES = {
     "model__head__hidden": 4,
   },
   "remodetect": {"model__outputs": 1},
+  "summarize": {
+    "kl_reward__beta": 0.1,
+    "learned__stage": 1,
+    "critic__start": "reward",
+    "start": {
+      "algorithm": "reward_model",
+      "model": {"outputs": 1},
+      "critic": {"start": "policy"},
+    },
+  },
   "ensembles": {
     "model__outputs": 1,
     "ensemble__pretrain": 2,
