@@ -142,7 +142,8 @@ class Joined:
           "the components of the reward model and of all rules have this name",
           "decorate it with @reward(name=...)",
         )
-      status = np.maximum(parts["status"], ruled.components["status"])
+      theirs = ruled.components.get("status", np.float32(values.OK))
+      status = np.maximum(parts["status"], theirs)
       value = np.where(ruled.valid, ruled.value, np.nan)
       parts = {**ruled.components, **parts, RULES: value, "status": status}
     named: Any = {k: jnp.asarray(v, jnp.float32) for k, v in parts.items()}

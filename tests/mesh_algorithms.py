@@ -24,14 +24,24 @@ CHANGES = {
   "dpo": {},
   "kto": {},
   "reward_model": {"model__outputs": 1},
+  "helpsteer2": {"steer__samples": 3},
+  "helpsteer2_pref": {"model__outputs": 1},
   "gated": {
     "model__outputs": 2,
     "model__head__kind": "gated",
     "model__head__hidden": 4,
   },
   "remodetect": {"model__outputs": 1},
-  "helpsteer2": {"steer__samples": 3},
-  "helpsteer2_pref": {"model__outputs": 1},
+  "summarize": {
+    "kl_reward__beta": 0.1,
+    "learned__stage": 1,
+    "critic__start": "reward",
+    "start": {
+      "algorithm": "reward_model",
+      "model": {"outputs": 1},
+      "critic": {"start": "policy"},
+    },
+  },
   "ensembles": {
     "model__outputs": 1,
     "ensemble__pretrain": 2,
