@@ -195,6 +195,6 @@ def parser() -> argparse.ArgumentParser:
     "what",
     nargs="?",
     default="all",
-    choices=["all", "algorithms", "tasks", "configs", "models"],
+    choices=["all", "algorithms", "papers", "tasks", "configs", "models"],
   )
   return parser

@@ -224,10 +224,11 @@ def footer(workdir: pathlib.Path, evals, stage: str) -> list[str]:
   Args:
     workdir: the run directory.
     evals: {step: metrics} of the held-out evaluations.
-    stage: the first of two stages only says where its checkpoint is.
+    stage: one that others follow only says where its checkpoint is; empty for
+      the last.
   """
   here = _here(workdir)
-  if stage.startswith("stage 1"):
+  if stage:
     return [f"checkpoints  {here}/checkpoints"]
   lines = []
   if len(evals) > 1:

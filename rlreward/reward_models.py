@@ -17,6 +17,7 @@ from rlreward.models import (
   ensemble_card,
   hf_files,
   reward_card,
+  reward_heads,
   transformer,
 )
 from rlreward.rewards import learned, members
@@ -260,17 +261,18 @@ def scorer(found: Loaded) -> Scorer:
   def score(rows: Sequence[Row]) -> Score:
     value = np.full(len(rows), np.nan, np.float32)
     ids: list[list[int]] = []
-    places = []
+    places, starts = [], []
     for i, row in enumerate(rows):
       asked = {"prompt": row.prompt, "completion": row.completion}
       try:
-        own = found.encode(asked).found[0].ids
+        own = found.encode(asked).found[0]
       except UserError:
         continue  # an empty answer is no judgement, not a low score
-      if len(own) <= found.model.buckets[-1]:
+      if len(own.ids) <= found.model.buckets[-1]:
         places.append(i)
-        ids.append(own)
-    value[places] = found.model.scores(ids)
+        ids.append(own.ids)
+        starts.append(own.start)
+    value[places] = found.model.scores(ids, starts)
     return Score(value, np.isfinite(value))  # pyright: ignore
 
   return Scorer(found.name, score)
@@ -321,6 +323,54 @@ def record(
   ]
   reward_card.write(folder, _measured(card, rows, ids, found.scores(ids)))
   return load(folder)
+
+
+def native(
+  folder: pathlib.Path,
+  config: Any,
+  task: Task,
+  model: transformer.Model,
+  variables: Any,
+  head: reward_heads.Head,
+  *,
+  max_length: int | None = None,
+  batch: int = 16,
+) -> Loaded:
+  """A reward model straight from its run, with whatever head it has.
+
+  Args:
+    folder: the run's directory.
+    config: of the run.
+    task: of the run.
+    model: of the run.
+    variables: of the run, an adapter merged.
+    head: of the run.
+    max_length: longest row, tokens; that of training if None.
+    batch: rows of a program.
+
+  Raises:
+    UserError: no score in it, a task without a tokenizer, or features that are
+      columns of the data.
+  """
+  tok = task.spec["tokenizer"]
+  if not model.config.outputs or tok is None or head.columns:
+    raise UserError(
+      f"{folder} has model.outputs={model.config.outputs},"
+      f" model.head.columns={head.columns} and"
+      f" {'no' if tok is None else 'a'} tokenizer",
+      "texts are scored by a head that reads nothing but them",
+      "give the run of a reward model on texts",
+    )
+  rows, limit = _held_out(config, task, tok)
+  chat = any(not isinstance(r.get("prompt", ""), str) for r in rows)
+  card = reward_card.describe(tok, folder)._replace(
+    strings="chat" if chat else "plain",
+    dtype=model.config.dtype,
+    max_length=limit,
+  )
+  own = Learned(model, variables, card, max_length or limit, batch, head)
+  note = f"the last checkpoint, a head of kind {head.kind}: nothing was checked"
+  return Loaded(own, tok, note, str(folder))
 
 
 def _held_out(

@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from rlreward.errors import UserError
@@ -200,8 +201,8 @@ class _Writer:
   def about(self) -> dict[str, Any]:
     """What the output depends on, apart from the input."""
     model = self.found.model
-    params = model.variables["params"]["score"]["kernel"]
-    weights = np.asarray(params).tobytes()
+    leaves = jax.tree.leaves(model.variables["params"]["score"])
+    weights = b"".join(np.asarray(x).tobytes() for x in leaves)
     card = json.dumps(model.card._asdict(), sort_keys=True, default=str)
     return {
       "model": hashlib.sha256(weights + card.encode()).hexdigest(),
@@ -295,7 +296,7 @@ class _Writer:
     """(score or None, trace or None) of each answer."""
     model, ids = self.found.model, [a.ids for a in answers]
     adjust = model.normalised if self.normal else (lambda x: x)
-    value = adjust(model.scores(ids))
+    value = adjust(model.scores(ids, [a.start for a in answers]))
     if not self.traces:
       return [(_plain(v), None) for v in value]
     out = []

@@ -24,13 +24,23 @@ CHANGES = {
   "dpo": {},
   "kto": {},
   "reward_model": {"model__outputs": 1},
+  "helpsteer2": {"steer__samples": 3},
+  "helpsteer2_pref": {"model__outputs": 1},
   "ensembles": {
     "model__outputs": 1,
     "ensemble__pretrain": 2,
     "ensemble__finetune": 2,
   },
+  "rewardbench2": {
+    "model__outputs": 1,
+    "ensemble__pretrain": 1,
+    "ensemble__finetune": 2,
+    "ensemble__flip": 0.5,
+  },
 }
-PAIRS = ("dpo", "kto", "reward_model", "ensembles")
+PAIRS = (
+  "dpo", "kto", "reward_model", "ensembles", "helpsteer2_pref", "rewardbench2",
+)  # fmt: skip
 
 
 def trained(name, shape):

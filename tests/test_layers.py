@@ -18,7 +18,7 @@ IDS = [str(f.relative_to(PACKAGE)) for f in FILES]
 ORDER = (
   ("errors",),
   ("types", "fields"),
-  ("configfile",),
+  ("configfile", "chain"),
   ("ops",),
   ("models", "analytic", "sharding", "config", "checkpoint", "metrics"),
   ("sampling",),
@@ -31,9 +31,9 @@ ORDER = (
   ("reward_models",),
   ("model_rewards",),
   ("registry",),
-  ("record", "attainable", "rm_report", "scoring"),
+  ("record", "attainable", "rm_report", "scoring", "stages"),
   ("train", "plan", "report", "doctor", "runs", "annotate", "audit"),
-  ("claims", "cli_words"),
+  ("claims", "cli_words", "papers"),
   ("cli",),
   ("__main__",),
 )
