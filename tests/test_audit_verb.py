@@ -181,13 +181,26 @@ SHIPPED = {
   "rlreward.rewards.execute:sql": ("sql", None),
   "rlreward.rewards.execute:sql_partial": ("sql", 1.0),
   "rlreward.rewards.execute:python_rlimit": ("python", None),
-}
-# The same function under other guards: off runs nothing, and a container needs
-# an engine that few test machines have.
+  **{
+    f"rlreward.rewards.verify:{name}": (name, None)
+    for name in ("math", "choice", "exact", "json", "think_answer", "tool_call",
+                 "toolrl", "bfcl")
+  },
+}  # fmt: skip
+# The same function under other guards or a stricter form: off runs nothing, and
+# a container needs an engine that few test machines have.
 GUARDED = {
   "rlreward.rewards.execute:python",
   "rlreward.rewards.execute:python_container",
+  "rlreward.rewards.verify:math_strict",
 }
+# Measures of a text or of its likeness to another, which accept and refuse
+# nothing; they are held against reference implementations instead.
+MEASURES = {
+  f"rlreward.rewards.verify:{name}"
+  for name in ("tags", "repetition", "rouge_l", "bleu", "chrf", "sari", "fkgl",
+               "flesch")
+}  # fmt: skip
 FOLDER = pathlib.Path(rewards.__file__).parent
 
 
@@ -201,7 +214,7 @@ def test_no_reward_is_shipped_without_an_audit():
         for k, v in vars(loaded).items()
         if isinstance(v, RewardFunction)
       }
-  assert found == GUARDED | set(SHIPPED)
+  assert found == GUARDED | MEASURES | set(SHIPPED)
   files = {f.stem for f in (FOLDER / "fixtures").glob("*.jsonl")}
   assert files == {fixtures for fixtures, _ in SHIPPED.values()}
 

@@ -29,7 +29,7 @@ ORDER = (
   ("algorithms",),
   ("methods",),
   ("reward_models",),
-  ("model_rewards",),
+  ("model_rewards", "calibrate"),
   ("registry",),
   ("record", "attainable", "rm_report", "scoring", "stages"),
   ("train", "plan", "report", "doctor", "runs", "annotate", "audit"),
