@@ -176,13 +176,12 @@ def test_the_probes_follow_the_seed():
   assert report == audit.run("judge.py:holds", "f.jsonl", seed=3)
 
 
-# Every reward that the package ships: its fixtures, and a threshold of its own.
+# Every reward that the package ships and its fixtures.
 SHIPPED = {
-  "rlreward.rewards.execute:sql": ("sql", None),
-  "rlreward.rewards.execute:sql_partial": ("sql", 1.0),
-  "rlreward.rewards.execute:python_rlimit": ("python", None),
+  "rlreward.rewards.execute:sql": "sql",
+  "rlreward.rewards.execute:python_rlimit": "python",
   **{
-    f"rlreward.rewards.verify:{name}": (name, None)
+    f"rlreward.rewards.verify:{name}": name
     for name in ("math", "choice", "exact", "json", "think_answer", "tool_call",
                  "toolrl", "bfcl")
   },
@@ -194,9 +193,11 @@ GUARDED = {
   "rlreward.rewards.execute:python_container",
   "rlreward.rewards.verify:math_strict",
 }
-# Measures of a text or of its likeness to another, which accept and refuse
-# nothing; they are held against reference implementations instead.
+# Measures of a text, of its likeness to another or of how far a query got, which
+# accept and refuse nothing; they are held against other implementations.
 MEASURES = {
+  "rlreward.rewards.execute:sql_partial",
+} | {
   f"rlreward.rewards.verify:{name}"
   for name in ("tags", "repetition", "rouge_l", "bleu", "chrf", "sari", "fkgl",
                "flesch")
@@ -216,7 +217,7 @@ def test_no_reward_is_shipped_without_an_audit():
       }
   assert found == GUARDED | MEASURES | set(SHIPPED)
   files = {f.stem for f in (FOLDER / "fixtures").glob("*.jsonl")}
-  assert files == {fixtures for fixtures, _ in SHIPPED.values()}
+  assert files == set(SHIPPED.values())
 
 
 @pytest.mark.parametrize(
@@ -227,8 +228,7 @@ def test_no_reward_is_shipped_without_an_audit():
   ],
 )
 def test_every_shipped_reward_passes_its_own_audit(name):
-  fixtures, threshold = SHIPPED[name]
-  path = FOLDER / "fixtures" / f"{fixtures}.jsonl"
-  report = audit.run(name, path, threshold=threshold)
+  path = FOLDER / "fixtures" / f"{SHIPPED[name]}.jsonl"
+  report = audit.run(name, path)
   assert report["rows"] >= 60
   assert report["passed"], audit.text(report)
