@@ -193,8 +193,8 @@ GUARDED = {
   "rlreward.rewards.execute:python_container",
   "rlreward.rewards.verify:math_strict",
 }
-# Measures of a text, of its likeness to another or of how far a query got, which
-# accept and refuse nothing; they are held against other implementations.
+# Measures of a text, of its likeness to another or of how far a query got: they
+# accept and refuse nothing, and are held against other implementations.
 MEASURES = {
   "rlreward.rewards.execute:sql_partial",
 } | {
