@@ -26,8 +26,7 @@ _RATINGS = {
   "start.steps": 1,
   "start.optimizer.learning_rate": 0.0,
   "prompts_per_step": 128,
-  "steps": 200,
-  "eval.prompts": 4096,
+  "eval.prompts": 2048,
 }
 ARMS = (
   Arm("steerlm2", {}),
@@ -116,7 +115,7 @@ def policy(c):
   c = llama(c)
   c.steps = 312
   c.prompts_per_step = 128
-  c.microbatch = 160
+  c.microbatch = 128
   c.sampling.update(
     max_new_tokens=1024, temperature=0.7, cache_dtype="bfloat16"
   )
@@ -156,7 +155,7 @@ def get_config(arg="mini"):
     return pod(c)
   if arg == "policy":
     return policy(c)
-  c.steps = 400
+  c.steps = 200
   c.prompts_per_step = 32
   c.sampling.max_new_tokens = 2
   c.steer.update(samples=10, attributes=("helpfulness",), levels=(4,))
@@ -164,22 +163,22 @@ def get_config(arg="mini"):
     learning_rate=3e-3, schedule="cosine", warmup_steps=10, final_fraction=0.02
   )
   c.model.update(
-    vocab=8, width=32, layers=1, heads=2, kv_heads=2, head_dim=16, mlp=64
+    vocab=12, width=32, layers=1, heads=2, kv_heads=2, head_dim=16, mlp=64
   )
   c.task = c.task.__class__({"name": "likert", "fill": "nan", "world": 0})
-  c.eval.update(every=100, prompts=64)
+  c.eval.update(every=0, prompts=64)
   c.log.update(every=50, samples_every=0)
   c.checkpoint.every = 1000
   c.start.update(
     {
       "algorithm": "sft",
-      "steps": 300,
+      "steps": 200,
       "prompts_per_step": 256,
       "model": {"outputs": 0},
       "reward_model": {"kind": "bradley_terry"},
       "optimizer": {"learning_rate": 5e-3},
       "eval": {"every": 0},
-      "log": {"every": 100},
+      "log": {"every": 200},
     }
   )
   return c

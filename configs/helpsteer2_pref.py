@@ -19,9 +19,21 @@ from configs import common
 from rlreward.types import Arm
 
 PRESETS = ("mini", "ratings", "pod")
-# One step at rate 0 in place of the earlier stage.
-ALONE = {"start.steps": 1, "start.optimizer.learning_rate": 0.0}
-REGRESSION = {**ALONE, "reward_model.kind": "mse", "steps": 120}
+# One step at rate 0 in place of the earlier stage, and a whole training then.
+ALONE = {
+  "start.steps": 1,
+  "start.optimizer.learning_rate": 0.0,
+  "reward_model.expo": (),
+  "steps": 60,
+  "optimizer.learning_rate": 3e-3,
+}
+REGRESSION = {
+  **ALONE,
+  "reward_model.kind": "mse",
+  "steps": 80,
+  "optimizer.weight_decay": 3.0,
+  "eval.prompts": 8192,  # ratings, of as many pairs
+}
 REGULAR = {"preference.strength": False}
 EVEN = {"task.offset": 0.0}
 BROKEN = Arm("even", EVEN)
@@ -30,7 +42,6 @@ ARMS = (
   Arm("bt", {**ALONE, **REGULAR}),
   Arm("scaled", ALONE),
   Arm("regression_bt", REGULAR),
-  Arm("regression_margin", {**REGULAR, "reward_model.margin": True}),
   Arm("regression_scaled", {}),
   Arm("even_regression", {**EVEN, **REGRESSION}),
   BROKEN,
@@ -126,12 +137,12 @@ def get_config(arg="mini"):
     return pod(c)
   if arg == "ratings":
     return ratings(c)
-  c.steps = 60
+  c.steps = 20
   c.prompts_per_step = 100  # pairs, or ratings
   c.optimizer.update(
-    learning_rate=3e-3, schedule="cosine", warmup_steps=5, weight_decay=1.0
+    learning_rate=1e-3, schedule="cosine", warmup_steps=5, weight_decay=10.0
   )
-  c.reward_model.update(centering=0.0, expo=(1.25, 1.5, 2.0))
+  c.reward_model.update(centering=0.0, expo=(0.75, 1.25, 1.5))
   c.preference.strength = True
   c.model.update(
     vocab=50,
@@ -158,7 +169,8 @@ def get_config(arg="mini"):
   c.checkpoint.every = 1000
   c.start.update(
     {
-      "steps": 120,
+      "steps": 80,
+      "optimizer": {"learning_rate": 3e-3, "weight_decay": 3.0},
       "reward_model": {"kind": "mse", "expo": ()},
       "preference": {"strength": False},
     }

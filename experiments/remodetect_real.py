@@ -127,8 +127,16 @@ def reward_model(
           for r in lines(data)]  # fmt: skip
   rows = [{"prompt": "", **r} for r in each if all(r.values())]
   rows = [r for r in rows if r["chosen"] != r["rejected"]]
-  source = write(work / "comparisons.jsonl", rows)
-  task = {"name": "text", "train": str(source), "holdout": 0.1}
+  # Rows are told apart by their prompts, which all are empty: two files.
+  place = np.arange(len(rows)) % 10 == 0
+  parts = {
+    name: write(
+      work / f"comparisons_{name}.jsonl",
+      [r for r, out in zip(rows, place, strict=True) if out == held],
+    )
+    for name, held in (("train", False), ("test", True))
+  }
+  task = {"name": "text", **{k: str(v) for k, v in parts.items()}}
   c = settings("reward_model", llama, task, seed)
   c.steps, c.prompts_per_step = 60, 32
   c.optimizer.learning_rate = 3e-4
@@ -303,7 +311,7 @@ def table(result: dict[str, Any]) -> str:
     ) + " |",
     "|---" * 7 + "|",
   ]  # fmt: skip
-  for label, found in result["summary"].items():
+  for label, found in sorted(result["summary"].items()):
     cells = [say(found[n][p]) for n in (*SETS, "both") for p in PARTS]
     out.append(f"| {label} | " + " | ".join(cells) + " |")
   known = " | ".join(f"{RECORDED[s]:.3f} | -" for s in SETS)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlreward import held_rows
 from rlreward.errors import UserError
 from rlreward.evals.audit import Scorer
 from rlreward.evals.probes import Row
@@ -22,11 +22,10 @@ from rlreward.models import (
 )
 from rlreward.rewards import learned, members
 from rlreward.rewards.learned import Learned
-from rlreward.tasks import columns, data, scored, text, tokens
+from rlreward.tasks import scored, tokens
 from rlreward.types import Score, Task
 
 GOLDEN = 8  # texts whose scores are kept
-HELD_OUT = 128  # answers that mean and scale of scores are of
 
 
 class Loaded(NamedTuple):
@@ -247,7 +246,7 @@ def record(
   if task.spec["tokenizer"] is None:
     return None
   tok = tokens.load(str(folder))
-  rows, limit = _held_out(config, task, tok)
+  rows, limit = held_rows.held_out(config, task, tok)
   chat = any(not isinstance(r.get("prompt", ""), str) for r in rows)
   params = variables["params"]
   card = reward_card.describe(tok, folder)._replace(
@@ -301,7 +300,7 @@ def native(
       "texts are scored by a head that reads nothing but them",
       "give the run of a reward model on texts",
     )
-  rows, limit = _held_out(config, task, tok)
+  rows, limit = held_rows.held_out(config, task, tok)
   chat = any(not isinstance(r.get("prompt", ""), str) for r in rows)
   card = reward_card.describe(tok, folder)._replace(
     strings="chat" if chat else "plain",
@@ -311,60 +310,3 @@ def native(
   own = Learned(model, variables, card, max_length or limit, batch, head)
   note = f"the last checkpoint, a head of kind {head.kind}: nothing was checked"
   return Loaded(own, tok, note, str(folder))
-
-
-def _held_out(
-  config: Any, task: Task, tok: tokens.Tokens
-) -> tuple[list[dict[str, Any]], int]:
-  """(different answers that fit, tokens of the longest row trained on)."""
-  if config.task.name == "text":
-    c = data.section(config.task, text.defaults())
-    names = ("prompt_length", "answer_length")
-    limit = sum(columns.lengths(c[name])[-1] for name in names)
-    found = _texts(c, tok, limit)
-  else:
-    stream = task.preferences or task.labelled
-    assert stream is not None  # a reward model was trained on one of them
-    batch = next(stream("test", GOLDEN, 0))
-    attend = np.asarray(batch["attend"], bool)
-    rows = zip(np.asarray(batch["tokens"]), attend, strict=True)
-    limit = attend.shape[1]
-    found = iter([{"tokens": t[a].tolist()} for t, a in rows])
-  seen: list[dict[str, Any]] = []
-  for row in itertools.islice(found, 4 * HELD_OUT):
-    if row not in seen:
-      seen.append(row)
-  if not seen:
-    raise UserError(
-      f"no row of the task has {limit} tokens or fewer",
-      "golden scores are of its rows",
-      "raise task.prompt_length or task.answer_length",
-    )
-  return seen[:HELD_OUT], limit
-
-
-def _texts(
-  c: Mapping[str, Any], tok: tokens.Tokens, limit: int
-) -> Iterator[dict[str, Any]]:
-  """Prompts with an answer, of the test split where there is one."""
-  opened = columns.open_splits(c)
-  split = "test" if "test" in opened else "train"
-  source, _ = opened[split]
-  name = columns.prompt_column(c, source[0])
-  select = columns.selector(c, split, name)
-  for i in range(len(source)):
-    row = source[i]
-    if select is not None and not select(row):
-      continue
-    if columns.has_pairs(c, row):
-      prompt, *said = columns.pair_values(c, name, row)
-    else:
-      prompt, said = row[name], [row[c["completion"]]]
-    for answer in said:
-      made = {"prompt": prompt, "completion": answer}
-      try:
-        ids = scored.encode(tok, prompt, answer, "plain", "answer_end").ids
-      except UserError:
-        continue  # training left it out as well, or said so
-      if len(ids) <= limit:
-        yield made

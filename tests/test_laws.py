@@ -88,6 +88,12 @@ def needed(name, **changes):
       "ensemble__pretrain": 2,
       "ensemble__finetune": 2,
     },
+    "summarize": lambda: {
+      "loss__kl_beta": 0.0,
+      "kl_reward__beta": 0.1,
+      "learned__stage": 1,
+      "start": {"algorithm": "reward_model", "model": {"outputs": 1}},
+    },
     "asymptotics": lambda: {"loss__kl_beta": 0.0, "kl_reward__budget": 0.5},
   }.get(name, dict)()
   fields = {"loss__kl_beta": 0.1, "rounds__at": 0.0, **own, **changes}
@@ -412,6 +418,8 @@ def test_a_claim_can_fail(name):
     def __missing__(self, key):
       if key == "runs":
         return [Still()]
+      if key == "evals":
+        return {"0": Still(), "10": Still()}
       return Still() if key in ("first", "last", "train") else 0.5
 
   assert not found.claim({arm.name: Still() for arm in found.arms})

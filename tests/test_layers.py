@@ -28,6 +28,7 @@ ORDER = (
   ("steps",),
   ("algorithms",),
   ("methods",),
+  ("held_rows",),
   ("reward_models",),
   ("model_rewards", "calibrate"),
   ("registry",),

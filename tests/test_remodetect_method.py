@@ -91,6 +91,13 @@ def test_ranks_say_the_order_and_invalid_levels_are_left_out():
   want = by_hand(new, old) * 6 - by_hand(new[:1], old[:1])
   want += by_hand(new[:1], old[:1], (0.35, 0, 0))
   assert float(got["loss"][0]) == pytest.approx(want, rel=1e-4)
+  # A ranking that lacks a text: its others moved up, and the end is filled.
+  valid[2], valid[4] = True, False
+  got = method.held(state, {**batch, "valid": jnp.asarray(valid)})
+  assert float(got["loss"][1]) == 5
+  assert float(got["loss"][0]) / 5 == pytest.approx(
+    by_hand(new[1:], old[1:]), rel=1e-4
+  )
 
 
 def test_no_gradient_reaches_the_reference_and_replay_is_zero_at_the_start():

@@ -29,6 +29,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from rlreward import errors
 from rlreward.models import score as score_lib
 from rlreward.ops import steer as ops
 from rlreward.steps import credit, fit, iterate, rank, roles, steer
@@ -91,6 +92,13 @@ def steered(config, task: Task) -> Method:
 def exact(config, task: Task, actor: roles.Policy):
   """`held`: the law of the policy on all answers against the posterior."""
   c, known = config.steer, task.spec["answers"]
+  unknown = sorted(set(c.attributes) - set(known["names"]))
+  if unknown:
+    raise errors.UserError(
+      f"steer.attributes names {unknown}",
+      f"answers of task {config.task.name!r} are rated in other attributes",
+      f"name some of {', '.join(known['names'])}",
+    )
   places = [known["names"].index(name) for name in c.attributes]
   ratings = jnp.asarray(known["attributes"][..., places], jnp.float32)
   chance = ops.asked_logprob(ratings, c.levels, c.concentration)

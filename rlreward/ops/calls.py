@@ -51,7 +51,9 @@ def pair_scores(calls: Calls, gold: Calls) -> Array:
   b, in_b = spread(gold.key, 2), spread(gold.is_argument, 2)
   keys = overlap.jaccard(overlap.overlap(a, b, in_a, in_b))
   x, y = spread(calls.value, 1), spread(gold.value, 2)
-  hit = (b[..., :, None] == a[..., None, :]) & (y[..., :, None] == x[..., None, :])
+  hit = (b[..., :, None] == a[..., None, :]) & (
+    y[..., :, None] == x[..., None, :]
+  )
   hit &= in_b[..., :, None] & in_a[..., None, :]
   equal = jnp.sum(jnp.any(hit, -1), -1, dtype=jnp.float32)
   good = gold.name[:, :, None] == calls.name[:, None, :]

@@ -116,7 +116,7 @@ def auroc(
     jnp.searchsorted(ordered, positive_P, side), jnp.minimum(count, size)
   )
   below = (at("left") + at("right")) / 2
-  pairs = jnp.sum(p_mask) * count
-  won = masked.masked_sum(below.astype(jnp.float32), p_mask)
-  found = jnp.where(pairs > 0, won / jnp.maximum(pairs, 1), 0.5)
+  share = below / jnp.maximum(count, 1)  # of the negatives, for each positive
+  some = jnp.any(p_mask) & (count > 0)
+  found = jnp.where(some, masked.masked_mean(share, p_mask), 0.5)
   return jax.lax.stop_gradient(found)

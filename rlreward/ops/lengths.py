@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from rlreward.types import Array
 
 
-def overlong(length: Array, most: int, cache: int, factor: float = 1.0) -> Array:
+def overlong(
+  length: Array, most: int, cache: int, factor: float = 1.0
+) -> Array:
   """DAPO's soft punishment of overlong answers.
 
     0 up to most - cache, then (most - cache - n) / cache, and -1 beyond most
@@ -131,8 +133,8 @@ def kimi(length: Array, right: Array, group: Array) -> Array:
   low = jax.ops.segment_min(n, group, rows)[group]
   high = jax.ops.segment_max(n, group, rows)[group]
   width = high - low
-  l = jnp.where(width > 0, 0.5 - (n - low) / jnp.maximum(width, 1), 0.0)
-  return jnp.where(right, l, jnp.minimum(l, 0.0))
+  short = jnp.where(width > 0, 0.5 - (n - low) / jnp.maximum(width, 1), 0.0)
+  return jnp.where(right, short, jnp.minimum(short, 0.0))
 
 
 def l1_exact(

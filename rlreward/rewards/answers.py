@@ -36,7 +36,7 @@ _SAYS = re.compile(
   re.IGNORECASE | re.MULTILINE,
 )
 _CHOICE = re.compile(
-  r"^[ \t*_$\\]{0,8}(?:(?:option|choice|answer)[ \t]{1,3})?"
+  r"^[ \t*_$\\]{0,8}(?:(?i:option|choice|answer)[ \t]{1,3})?"
   r"(?:\(([A-Za-z])\)|([A-Z]))[ \t*_$.):]{0,8}$"
 )
 _NUMBER = re.compile(
@@ -158,12 +158,10 @@ def _hash(text: str) -> tuple[bool, str]:
 
 
 def _says(text: str) -> tuple[bool, str]:
-  last = None
-  for last in _SAYS.finditer(text):
-    pass
-  if last is None:
+  ends = [m.end() for m in _SAYS.finditer(text)]
+  if not ends:
     return False, ""
-  rest = text[last.end() :][: MOST_ANSWER + 1].lstrip(" \t:*")
+  rest = text[ends[-1] :][: MOST_ANSWER + 1].lstrip(" \t:*")
   if rest.startswith("\n"):  # "Answer:" and the answer on the next line
     rest = rest.lstrip()
   if rest.startswith(("\\[", "$$")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def encode(
           key[i, j, k] = number(("key", word))
           value[i, j, k] = number(("value", host.frozen(item)))
           filled[i, j, k] = True
-    fields = (name, key, value, there, filled)
+    fields: Any = (name, key, value, there, filled)
     out.append(Calls(*fields))
   return tuple(out)
 

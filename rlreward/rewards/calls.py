@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rlreward.rewards.answers import spoken
+
 MOST_TEXT = 50_000
 MOST_CALLS = 32
 
@@ -52,6 +54,7 @@ def parse(text: str) -> list[Call]:
   """
   if len(text) > MOST_TEXT:
     raise BadCallError(f"more than {MOST_TEXT} characters")
+  text = spoken(text)  # a thought may speak of calls without making one
   opened, closed = (text.count(t) for t in _BLOCK)
   if opened != closed:
     raise BadCallError(f"{opened} <tool_call> and {closed} </tool_call>")
@@ -363,9 +366,7 @@ def _options(found: Any) -> Sequence[Any]:
   return found if isinstance(found, list) else [found]
 
 
-def accepted(
-  calls: Sequence[Call], gold: Sequence[Mapping[str, Any]]
-) -> bool:
+def accepted(calls: Sequence[Call], gold: Sequence[Mapping[str, Any]]) -> bool:
   """Whether calls are accepted one by one, in any order.
 
   Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -10,6 +11,7 @@ from rlreward.rewards import exact_values, expressions, forms, units
 from rlreward.rewards.forms import Form
 
 _NO_UNIT = units.Unit()
+_DOUBT = re.compile(r"\b(?:not|wrong|incorrect|maybe|perhaps|isn)\b")
 _PERCENT = (("percent", 1),)
 
 
@@ -31,6 +33,8 @@ def same(answer: str, gold: str, tolerance: float = 0.0) -> bool | None:
   plain = forms.squeezed(answer)
   if plain and plain == forms.squeezed(gold):
     return True
+  if _doubts(answer) - _doubts(gold):
+    return False  # "5 is wrong" is no way to write 5
   b = forms.read(gold)
   if b.kind == "choice" or (len(gold.strip()) == 1 and gold.strip().isupper()):
     return forms.letter(answer) == forms.letter(gold)
@@ -39,6 +43,10 @@ def same(answer: str, gold: str, tolerance: float = 0.0) -> bool | None:
     return _same(a, b, tolerance)
   except RecursionError:
     return None
+
+
+def _doubts(text: str) -> set[str]:
+  return set(_DOUBT.findall(text.lower()))
 
 
 def _same(a: Form, b: Form, tol: float) -> bool | None:

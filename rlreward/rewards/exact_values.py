@@ -1,4 +1,4 @@
-"""Values of expressions: exact fractions where they are, else complex floats."""
+"""Values of expressions: exact fractions where possible, else complex."""
 
 from __future__ import annotations
 
@@ -169,7 +169,9 @@ def _combine(kind: str, p: list[Fraction]) -> Fraction:
 
 def _power(a: Fraction, n: Fraction) -> Fraction:
   if n.denominator != 1:
-    return _power(_exact_root(a, Fraction(n.denominator)), Fraction(n.numerator))
+    return _power(
+      _exact_root(a, Fraction(n.denominator)), Fraction(n.numerator)
+    )
   bits = a.numerator.bit_length() + a.denominator.bit_length()
   if abs(n) * bits > MOST_BITS or (a == 0 and n <= 0):
     raise UnknownError("too large a power")

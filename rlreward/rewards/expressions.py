@@ -30,7 +30,7 @@ CLOSE = 1e-9
 Node = tuple[Any, ...]
 
 _CONSTANTS = {"pi": math.pi, "e": math.e, "i": 1j}
-_ONE = {
+FUNCTIONS = {
   "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos",
   "arctan", "sinh", "cosh", "tanh", "ln", "lg", "log", "exp", "abs",
 }  # fmt: skip
@@ -98,7 +98,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 def _letters(word: str) -> list[tuple[str, str]]:
   """A name, or single letters side by side."""
-  if word in _ONE or word == "pi":
+  if word in FUNCTIONS or word == "pi":
     return [("cmd", word)]
   if len(word) > 3:
     raise UnknownError(f"the word {word!r}")
@@ -269,7 +269,7 @@ class _Parser:
       if self.sees("["):
         root = self.group(depth)
       return ("root", self.argument(depth), root)
-    if word in _ONE:
+    if word in FUNCTIONS:
       return self.function(word, depth)
     raise UnknownError(f"the command {word!r}")
 
@@ -319,7 +319,7 @@ class _Parser:
       node = self.group(depth + 1)
     else:
       node = self.power(depth + 1)
-      while self.starts() and not self.sees(*_ONE, "("):
+      while self.starts() and not self.sees(*FUNCTIONS, "("):
         node = ("*", node, self.power(depth + 1))
     if name == "log" and base is not None:
       node = ("/", ("ln", node), ("ln", base))

@@ -43,8 +43,8 @@ _SIGNS = {
   "\u03b1": "\\alpha ", "\u03b2": "\\beta ", "\u03bb": "\\lambda ",
   "\u00b1": "\\pm ", "\u2205": "\\emptyset ", "\u2208": "\\in ",
 }  # fmt: skip
-_ABOVE = {s: d for d, s in enumerate("\u2070\u00b9\u00b2\u00b3\u2074"
-                                     "\u2075\u2076\u2077\u2078\u2079")}  # fmt: skip
+_RAISED = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+_ABOVE = {s: d for d, s in enumerate(_RAISED)}
 _WORDED = re.compile(
   r"\\(?:text|mathrm|textrm|textbf|mathbf|textit|mbox|operatorname|rm|bf"
   r"|emph|mathit|textsf|texttt)\s*\{([^{}]*)\}"
@@ -56,7 +56,9 @@ _DROPPED = re.compile(
 _SPACES = re.compile(r"\\[, ]|\\\s")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?")
 _SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?:\\,\d{3})+(?!\d)")
-_EXPONENT = re.compile(r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})(?!\d)")
+_EXPONENT = re.compile(
+  r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})(?!\d)"
+)
 _CHOICE = re.compile(r"\(([A-Z])\)|([A-Z])\)?")
 _LED = re.compile(r"(?:\(([A-J])\)|([A-J])[.):])\s*\S")
 _OTHER = re.compile(r"\b(?:or|and|not|maybe)\b|\([A-J]\)|\b[A-J][.)]")
@@ -100,7 +102,9 @@ def normal(text: str) -> str:
   out = out.replace("\\$", "$").replace("\\&", "&")
   out = re.sub(r"\\[dtc]frac(?![a-z])", r"\\frac", out)
   out = re.sub(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree", "\u00b0", out)
-  out = re.sub(r"\\[{}]", lambda m: {"{": "\u27e8", "}": "\u27e9"}[m[0][1]], out)
+  out = re.sub(
+    r"\\[{}]", lambda m: {"{": "\u27e8", "}": "\u27e9"}[m[0][1]], out
+  )
   out = re.sub(r"\\l(?:brace|angle)(?![a-z])", "\u27e8", out)
   out = re.sub(r"\\r(?:brace|angle)(?![a-z])", "\u27e9", out)
   return " ".join(_SPACES.sub(" ", out).split())
@@ -113,6 +117,7 @@ def squeezed(text: str) -> str:
     out, before = _WORDED.sub(r"\1", out), out
     if out == before:
       break
+  out = re.sub(r"(?<=\d)\s+(?=[\d.])", "\u2423", out)  # 1 2 is not 12
   return re.sub(r"[\s$]|\\(?=[A-Za-z])", "", out).rstrip(".")
 
 
@@ -311,7 +316,7 @@ def _tail(text: str) -> tuple[str, str]:
 def _mathematical(word: str) -> bool:
   """Whether letters after a number are part of the expression."""
   names = word.split()
-  if any(n in expressions._ONE or n == "pi" for n in names):
+  if any(n in expressions.FUNCTIONS or n == "pi" for n in names):
     return True
   single = len(word.strip()) == 1 and word.strip().isalpha()
   return single and word.strip() not in units.SINGLE
@@ -319,7 +324,9 @@ def _mathematical(word: str) -> bool:
 
 def _matrix(body: str) -> Form:
   rows = [r for r in re.split("\u21b5", body) if r.strip()]
-  cells = [[c.strip() for c in r.replace("\\hline", "").split("&")] for r in rows]
+  cells = [
+    [c.strip() for c in r.replace("\\hline", "").split("&")] for r in rows
+  ]
   if not cells or len({len(r) for r in cells}) != 1:
     raise UnknownError("rows of unlike length")
   if len(cells) * len(cells[0]) > 4 * MOST_PARTS:

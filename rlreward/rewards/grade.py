@@ -36,9 +36,7 @@ class _Options:
     self.workers, self.marks, self.whole = workers, marks, whole
 
 
-def grade(
-  text: str, gold: Any, **options: Any
-) -> tuple[float | None, str]:
+def grade(text: str, gold: Any, **options: Any) -> tuple[float | None, str]:
   """(value, status) of one text; see `grade_all` for the options.
 
   Args:
@@ -152,8 +150,8 @@ def gold_answers(gold: Any) -> list[str]:
     return []
   text = str(gold).strip()
   marked = answers.extract_answer(text, ("tag", "boxed", "hash"))
-  cleaned = answers.cleaned(text)
-  found = marked or cleaned
+  emptied = marked is None and ("\\boxed" in text or "####" in text)
+  found = None if emptied else marked or answers.cleaned(text)
   return [found] if found else []
 
 
@@ -171,7 +169,8 @@ def ask(answer: str, gold: str, tolerance: float = 0.0) -> bool | None:
   from math_verify import parse, verify
 
   # No time limits of its own: they need signals, and the worker is killed.
-  read = functools.partial(parse, parsing_timeout=None, raise_on_error=True)
+  limits: dict[str, Any] = {"parsing_timeout": None, "raise_on_error": True}
+  read = functools.partial(parse, **limits)
   right = read(f"\\boxed{{{gold}}}")
   if not right:
     return None

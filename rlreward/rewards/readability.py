@@ -70,7 +70,7 @@ def syllables(word: str) -> int:
   silent = re.search(r"[^aeiouy]e$|[^aeiouytd]ed$|[^aeiouyscxz]es$", w)
   if silent and not re.search(r"[^aeiouy]le$|[^aeiouy]les$", w):
     n -= 1
-  n += len(re.findall(r"i[ao](?!u)|eo|ism$|[^q]ua|ying", w))
+  n += len(re.findall(r"i[ao](?!u)|(?<!p)eo|ism$|[^q]ua|ying", w))
   n -= len(re.findall(r"[tscg]io|[tc]ia|eous|eon", w))
   return max(n, 1)
 

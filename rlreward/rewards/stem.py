@@ -6,6 +6,7 @@ Reference: Porter, An algorithm for suffix stripping, Program 14(3), 1980.
 from __future__ import annotations
 
 import functools
+import itertools
 
 _STEP2 = {
   "ational": "ate", "tional": "tion", "enci": "ence", "anci": "ance",
@@ -44,7 +45,7 @@ def _is_vowel_run(word: str, i: int) -> bool:
 def _measure(word: str) -> int:
   """m of [C](VC)^m[V]."""
   kinds = [_is_vowel(word, i) for i in range(len(word))]
-  return sum(a and not b for a, b in zip(kinds, kinds[1:], strict=False))
+  return sum(a and not b for a, b in itertools.pairwise(kinds))
 
 
 def _has_vowel(word: str) -> bool:

@@ -6,8 +6,8 @@
 
 A format is a row of names. `name?` may be left out and `name*` may come any
 number of times; `think(observe?)` is a block with text and blocks inside. Every
-tag comes in order and nothing but white space stands between blocks; a block may be empty
-only where `empty` allows it.
+tag comes in order and nothing but white space stands between blocks; a block
+may be empty only where `empty` allows it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlreward.errors import UserError
 from rlreward.rewards.stem import stem
@@ -69,7 +69,10 @@ def rouge_n(
 
   Reference: Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004.
   """
-  c, r = grams(words(candidate, stemmed), n), grams(words(reference, stemmed), n)
+  c, r = (
+    grams(words(candidate, stemmed), n),
+    grams(words(reference, stemmed), n),
+  )
   return _prf((c & r).total(), c.total(), r.total())
 
 
@@ -250,7 +253,7 @@ def _share(percent: float) -> float:
   return min(max(percent / 100, 0.0), 1.0)
 
 
-def _sacrebleu():
+def _sacrebleu() -> Any:
   try:
     from sacrebleu import metrics
   except ImportError as error:

@@ -84,6 +84,10 @@ _STEP = re.compile(
   r"(?P<name>°[CF]?|[%$€£¢]|[A-Za-z]+)"
   r"(?:\s*\^?\s*\{?(?P<power>-?\d)\}?)?"
 )
+_NEVER = frozenset(
+  "not no is isn are was if then but else wrong right maybe perhaps because"
+  " answer or and than more less about".split()
+)
 SINGLE = frozenset(k for k in _KNOWN if len(k) == 1 and k.isalpha())
 MOST_WORDS = 6
 
@@ -120,6 +124,8 @@ def read(text: str) -> Unit | None:
       continue
     if low in _SKIP:
       continue
+    if low in _NEVER:
+      return None
     base, size = known(name)
     power = int(m["power"] or 1) * times * (-1 if below else 1)
     factor *= size**power

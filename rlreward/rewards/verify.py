@@ -26,15 +26,21 @@ import json as jsons
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlreward.errors import UserError
 from rlreward.rewards import (
   answers,
   calls,
-  grade as grading,
+  forms,
   phrases,
   readability,
-  tags as formats,
   textmetrics,
   values,
+)
+from rlreward.rewards import (
+  grade as grading,
+)
+from rlreward.rewards import (
+  tags as formats,
 )
 from rlreward.rewards.answers import extract_answer
 from rlreward.rewards.function import RewardFunction, reward
@@ -55,9 +61,11 @@ def judgement(
   """
   value, status = verdict
   if status == "timeout":
-    return Unjudged(values.TIMEOUT, "killed at its time limit") if (
-      late is None
-    ) else late
+    return (
+      Unjudged(values.TIMEOUT, "killed at its time limit")
+      if (late is None)
+      else late
+    )
   if status == "error":
     return Unjudged(values.ERROR, "the checker failed, or no gold answer")
   return value
@@ -141,11 +149,11 @@ tags = format_reward("think answer", name="tags", share=True)
 @reward
 def choice(completion: str, answer: str) -> float | None:
   """1 where the marked answer is the right letter; see `answers`."""
-  gold = grading.forms.letter(str(answer))
+  gold = forms.letter(str(answer))
   if gold is None:
     return None
   found = extract_answer(completion)
-  letter = grading.forms.letter(found) if found else None
+  letter = forms.letter(found) if found else None
   return float(letter == gold)
 
 
@@ -155,7 +163,7 @@ def exact(completion: str, answer: Any) -> float:
   found = extract_answer(completion)
   if not found:
     return 0.0
-  squeeze = lambda text: grading.forms.squeezed(text).casefold()
+  squeeze = lambda text: forms.squeezed(text).casefold()
   return float(any(squeeze(found) == squeeze(a) for a in _listed(answer)))
 
 
@@ -233,7 +241,7 @@ def text_reward(
     UserError: an unknown metric.
   """
   if metric not in _METRICS:
-    raise grading.UserError(
+    raise UserError(
       f"text metric {metric!r}",
       "it compares an answer with references",
       f"choose one of {', '.join(_METRICS)}",
@@ -287,4 +295,3 @@ def flesch(completion: str) -> float | None:
   """Reading ease; None without a word."""
   c = readability.counts(completion)
   return None if c is None else readability.flesch(c)
-

@@ -57,8 +57,8 @@ def make(config, actor: roles.Policy) -> Critic:
       ("warmup", c.warmup, c.warmup >= 0, "0 or more", "it counts steps"),
     ),
   )  # fmt: skip
-  checks.choice("critic.start", c.start, ("policy", learned.ROLE),
-                "it begins with another model")  # fmt: skip
+  why = "a critic begins with the weights of another model"
+  checks.choice("critic.start", c.start, ("policy", learned.ROLE), why)
   if c.shared and c.warmup:
     raise errors.UserError(
       f"critic.warmup={c.warmup} with critic.shared=True",

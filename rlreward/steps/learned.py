@@ -37,7 +37,7 @@ def rewarded(config, task: Task) -> Task:
   Raises:
     UserError: fields that cannot be, or nothing to normalise on.
   """
-  if chain.judge(config) is None:
+  if chain.judge(config) is None or task.spec.get("learned"):
     return task
   check(config, task)
 
@@ -51,7 +51,9 @@ def rewarded(config, task: Task) -> Task:
     gold = task.reward
   # Listed answers have rewards of the task's own, which are others.
   spec = {k: v for k, v in task.spec.items() if k != "outcomes"}
-  return task._replace(reward=reward, gold=gold, spec={**spec, "judged": True})
+  return task._replace(
+    reward=reward, gold=gold, spec={**spec, "judged": True, "learned": True}
+  )
 
 
 def check(config, task: Task) -> None:

@@ -81,6 +81,7 @@ def make(
   Raises:
     UserError: a config that cannot train, before anything compiles.
   """
+  task = learned.rewarded(config, task)
   b, g = config.prompts_per_step, config.samples_per_prompt
   t = config.sampling.max_new_tokens
   updates, epochs = config.updates_per_step, config.epochs

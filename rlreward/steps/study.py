@@ -48,7 +48,8 @@ def make(
     read = {k: batch[k] for k in ("tokens", "attend")}
     score = judge.on_host(compiled(state, read)).astype(np.float64)
     rows = judge.on_host(dict(batch))
-    chance = np.random.default_rng(0).normal(size=score.shape)
+    seed = np.asarray(jax.random.key_data(state.key)).reshape(-1).tolist()
+    chance = np.random.default_rng(seed).normal(size=score.shape)
     numbers = {f"bench/{k}": v for k, v in report(score, rows).items()}
     numbers |= {f"random/{k}": v for k, v in report(chance, rows).items()}
     one = jnp.ones(())

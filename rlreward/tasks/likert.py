@@ -5,7 +5,9 @@ answer. An answer has five attributes from 0 to 4, those of the paper: letters
 add up and interact, and over the answers to a prompt each attribute is spread
 evenly. The prior P(y|x) is drawn from a Dirichlet law, and demonstrations are
 of a policy that leans toward the first attribute, a first attempt at answers
-that have much of it. Ratings are whole numbers with noise, some missing.
+that have much of it. Ratings are whole numbers with noise, some missing. A
+prompt's token is no letter: a decoder without places could not tell a letter
+after itself from the first one.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ def make(
   def prompts(size, rng) -> Batch:
     kind = kinds(size, rng).astype(np.int32)
     mask = np.ones((size, 1), bool)
-    return {"prompt": kind[:, None], "prompt_mask": mask, "kind": kind}
+    prompt = c["letters"] + kind[:, None]
+    return {"prompt": prompt, "prompt_mask": mask, "kind": kind}
 
   def demonstrations(size, rng) -> Batch:
     kind = kinds(size, rng)
@@ -113,7 +116,7 @@ def make(
 
   reward = verifier(c)
   spec: dict[str, Any] = {
-    "vocab_size": max(c["letters"], c["prompts"]),
+    "vocab_size": c["letters"] + c["prompts"],
     "prompt_length": 1,
     "completion_length": LENGTH,
     "answer_length": LENGTH,
@@ -122,6 +125,7 @@ def make(
     "pad_id": 0,
     "on_device": True,
     "tokenizer": None,
+    "labels": "ratings",
     "outputs": len(NAMES),
     "answers": answers(c),
   }
@@ -178,7 +182,8 @@ def rating(c: Mapping[str, Any], true: np.ndarray, rng) -> np.ndarray:
 def rows(c: Mapping[str, Any], kind: np.ndarray, answer: np.ndarray) -> Batch:
   """`tokens`, `attend`, `loss` [n, 1 + 2]: the prompt and two letters."""
   letters = np.stack([answer // c["letters"], answer % c["letters"]], 1)
-  tokens = np.concatenate([kind[:, None], letters], 1).astype(np.int32)
+  prompt = c["letters"] + kind[:, None]
+  tokens = np.concatenate([prompt, letters], 1).astype(np.int32)
   loss = np.ones(tokens.shape, bool)
   loss[:, 0] = False
   return {"tokens": tokens, "attend": np.ones(tokens.shape, bool), "loss": loss}

@@ -2,11 +2,11 @@
 
 A passage is (entity, relation, value, mark): it says that the relation of the
 entity has the value, and is cited by its mark. A question asks for one relation
-of an entity, or for a relation of what that one leads to. An answer is four
-tokens: how it speaks (PLAIN, BOTH where passages disagree, NONE where they do
-not say), the passage that leads there if it takes two, a value, and the passage
-that has it. Things are entities and values alike, so that passages can be
-chained, and no fact holds outside of its prompt.
+of an entity, or for a relation of what that one leads to. An answer is how it
+speaks (PLAIN, BOTH where passages disagree, NONE where they do not say) and up
+to two claims, the last one last; a claim is a passage in its own words with the
+mark that it cites. Things are entities and values alike, so that passages can
+be chained, and no fact holds outside of its prompt.
 
 In each kind of pair the two sides have the same law where passages cannot be
 seen, or are exchanged in half of the prompts: without passages no scorer is
@@ -24,8 +24,8 @@ PAD, EOS, NONE, PLAIN, BOTH, ASK, DASH, HIDDEN = range(8)
 PASSAGES, FIRST = 3, 8
 # Kinds of pairs as subsets of the benchmark's scenarios.
 KINDS = (
-  "reason/last",  # which second passage: the one that the first leads to
-  "reason/first",  # which first passage: the one that is asked for
+  "reason/last",  # the second claim has the passage that the first leads to
+  "reason/first",  # and the first one that which is asked for
   "citation/mark",
   "abstain/absent",
   "abstain/present",
@@ -36,7 +36,7 @@ KINDS = (
 )
 SCENARIOS = ("reason", "citation", "abstain", "conflict")
 GENERAL = ("helpful/form", "helpful/answer")
-PROMPT, ANSWER = 4 * PASSAGES + 4, 4
+PROMPT, ANSWER = 4 * PASSAGES + 4, 9
 Batch = dict[str, np.ndarray]
 
 
@@ -89,20 +89,24 @@ def _wide(n: int, *columns) -> np.ndarray:
   return np.stack([np.broadcast_to(x, n) for x in columns], 1)
 
 
-def _answer(n: int, how, value=DASH, cite=DASH, before=DASH) -> np.ndarray:
-  return _wide(n, how, before, value, cite)
+_EMPTY = (DASH,) * 4
+
+
+def _answer(n: int, how, claim=_EMPTY, before=_EMPTY) -> np.ndarray:
+  return _wide(n, how, *before, *claim)
 
 
 def _reason(w: _World, kind: str):
   """A chain of two passages, and one that is like its first or its second."""
   e, f, m, v, u = w.things[:, :5].T
   r, s = w.relations[:, :2].T
-  first, last = w.put(0, e, r, m), w.put(1, m, s, v)
-  good = _answer(w.n, PLAIN, v, last, first)
+  one, two = w.put(0, e, r, m), w.put(1, m, s, v)
+  first, last = (e, r, m, one), (m, s, v, two)
+  good = _answer(w.n, PLAIN, last, first)
   if kind == "reason/last":
-    bad = _answer(w.n, PLAIN, u, w.put(2, f, s, u), first)
+    bad = _answer(w.n, PLAIN, (m, s, u, w.put(2, f, s, u)), first)
   else:
-    bad = _answer(w.n, PLAIN, v, last, w.put(2, f, r, m))
+    bad = _answer(w.n, PLAIN, last, (e, r, m, w.put(2, f, r, m)))
   return w.prompt(e, r, s), good, bad
 
 
@@ -114,8 +118,8 @@ def _single(w: _World, kind: str):
   right = w.put(0, e, r, v)
   wrong = [w.put(1, e, s, u), w.put(2, f, r, x)]
   cite = np.where(w.rng.random(w.n) < 0.5, *wrong)
-  good = _answer(w.n, PLAIN, v, right)
-  return w.prompt(e, r), good, _answer(w.n, PLAIN, v, cite)
+  good = _answer(w.n, PLAIN, (e, r, v, right))
+  return w.prompt(e, r), good, _answer(w.n, PLAIN, (e, r, v, cite))
 
 
 def _abstain(w: _World, kind: str):
@@ -126,9 +130,9 @@ def _abstain(w: _World, kind: str):
   cite = w.put(0, e if there else f, r, v)
   w.put(1, g, s, u)
   w.put(2, g, t, v)
-  says, empty = _answer(w.n, PLAIN, v, cite), _answer(w.n, NONE)
-  good, bad = (says, empty) if there else (empty, says)
-  return w.prompt(e, r), good, bad
+  says = _answer(w.n, PLAIN, (e, r, v, cite))
+  sides = says, _answer(w.n, NONE)
+  return w.prompt(e, r), *(sides if there else sides[::-1])
 
 
 def _conflict(w: _World, kind: str):
@@ -138,24 +142,23 @@ def _conflict(w: _World, kind: str):
   one, two = w.put(0, e, r, v), w.put(1, e, r, v)
   odd = w.put(2, e, r, v if kind == "conflict/agreed" else u)
   cite = np.where(w.rng.random(w.n) < 0.5, one, two)
-  said = _answer(w.n, BOTH, v, cite)
+  said = _answer(w.n, BOTH, (e, r, v, cite))
   if kind == "conflict/most":
-    return w.prompt(e, r), said, _answer(w.n, BOTH, u, odd)
-  plain = _answer(w.n, PLAIN, v, cite)
-  good, bad = (said, plain) if kind == "conflict/told" else (plain, said)
-  return w.prompt(e, r), good, bad
+    return w.prompt(e, r), said, _answer(w.n, BOTH, (e, r, u, odd))
+  sides = said, _answer(w.n, PLAIN, (e, r, v, cite))
+  return w.prompt(e, r), *(sides if kind == "conflict/told" else sides[::-1])
 
 
 def _general(w: _World, kind: str):
-  """A value and a citation in their places; an answer before none."""
+  """A claim in its own words before a broken one, or any before none."""
   prompt, good, _ = _single(w, kind)
   if kind == "helpful/answer":
     return prompt, good, _answer(w.n, NONE)
   bad = good.copy()
   # A relation in the place of the value, or a value in that of the citation.
   cited = w.rng.random(w.n) < 0.5
-  bad[:, 2] = np.where(cited, good[:, 2], w.relations[:, 0])
-  bad[:, 3] = np.where(cited, good[:, 2], good[:, 3])
+  bad[:, 7] = np.where(cited, good[:, 7], w.relations[:, 0])
+  bad[:, 8] = np.where(cited, good[:, 7], good[:, 8])
   return prompt, good, bad
 
 

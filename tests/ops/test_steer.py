@@ -88,12 +88,12 @@ def test_loss_against_float64():
   q, q0, prior, attr = logs
   w = special.softmax(attr + prior - q0, 1)
   b = special.softmax(q - q0, 1)
-  loss, said = steer.steerlm2_loss(*_logs(), ALL)
+  loss, said = steer.steerlm2_loss(*_logs(), valid_BxN=ALL)
   np.testing.assert_allclose(loss, special.rel_entr(w, b).sum(1), rtol=1e-4)
   np.testing.assert_allclose(said["ess"], 1 / (w**2).sum(1), rtol=1e-4)
   np.testing.assert_array_equal(said["kl_group"], loss)
   pulled = jax.grad(
-    lambda x: steer.steerlm2_loss(x, *_logs()[1:], ALL)[0].sum()
+    lambda x: steer.steerlm2_loss(x, *_logs()[1:], valid_BxN=ALL)[0].sum()
   )
   np.testing.assert_allclose(pulled(_logs()[0]), b - w, atol=1e-6)
 
@@ -101,10 +101,12 @@ def test_loss_against_float64():
 def test_both_forms_have_one_gradient():
   q, *rest = _logs(1)
   valid = ALL.at[0, 3:].set(False).at[2].set(False)
-  logw = steer.posterior_logw(*rest, valid)
+  logw = steer.posterior_logw(*rest, valid_BxN=valid)
   logb = steer.group_log_softmax(q - rest[0], valid)
   c = jnp.exp(logw) - jnp.exp(logb)
-  one = jax.grad(lambda x: steer.steerlm2_loss(x, *rest, valid)[0].sum())(q)
+  one = jax.grad(
+    lambda x: steer.steerlm2_loss(x, *rest, valid_BxN=valid)[0].sum()
+  )(q)
   two = jax.grad(lambda x: steer.weighted_nll(x, c, valid).sum())(q)
   np.testing.assert_allclose(one, two, atol=1e-6)
   assert np.abs(one).max() > 0.1
@@ -113,11 +115,11 @@ def test_both_forms_have_one_gradient():
 
 def test_a_group_of_one_has_no_gradient():
   logs = [x[:, :1] for x in _logs()]
-  loss, said = steer.steerlm2_loss(*logs, ALL[:, :1])
+  loss, said = steer.steerlm2_loss(*logs, valid_BxN=ALL[:, :1])
   np.testing.assert_array_equal(loss, 0)
   np.testing.assert_allclose(said["ess"], 1)
   pulled = jax.grad(
-    lambda x: steer.steerlm2_loss(x, *logs[1:], ALL[:, :1])[0].sum()
+    lambda x: steer.steerlm2_loss(x, *logs[1:], valid_BxN=ALL[:, :1])[0].sum()
   )
   np.testing.assert_array_equal(pulled(logs[0]), 0)
 
@@ -126,7 +128,9 @@ def test_what_is_not_valid_changes_nothing():
   valid = ALL.at[0, 3:].set(False).at[2].set(False)
   spoilt = [jnp.where(valid, x, jnp.nan) for x in _logs()]
   run = jax.jit(
-    jax.value_and_grad(lambda a: steer.steerlm2_loss(*a, valid)[0].sum())
+    jax.value_and_grad(
+      lambda a: steer.steerlm2_loss(*a, valid_BxN=valid)[0].sum()
+    )
   )
   value, grads = run(spoilt)
   want, _ = run(_logs())
@@ -135,8 +139,8 @@ def test_what_is_not_valid_changes_nothing():
   assert not np.any(np.asarray(grads[0])[~np.asarray(valid)])
   assert not np.any(grads[1]) and not np.any(grads[2]) and not np.any(grads[3])
   short = [x[:1, :3] for x in _logs()]
-  alone = steer.steerlm2_loss(*short, ALL[:1, :3])[0]
-  both = steer.steerlm2_loss(*_logs(), valid)
+  alone = steer.steerlm2_loss(*short, valid_BxN=ALL[:1, :3])[0]
+  both = steer.steerlm2_loss(*_logs(), valid_BxN=valid)
   np.testing.assert_allclose(both[0][0], alone[0], rtol=1e-5)
   assert both[0][2] == 0 and both[1]["ess"][2] == 0
 
@@ -164,7 +168,9 @@ def test_groups_estimate_the_posterior():
 
   def loss(theta):
     logq = jax.nn.log_softmax(theta)[drawn]
-    return steer.steerlm2_loss(logq, *rest, jnp.ones(drawn.shape, bool))[0]
+    return steer.steerlm2_loss(
+      logq, *rest, valid_BxN=jnp.ones(drawn.shape, bool)
+    )[0]
 
   got = jax.grad(lambda t: loss(t).mean())(jnp.asarray(logits, jnp.float32))
   # Bias of self-normalised weights is of order 1 / n.

@@ -1,11 +1,12 @@
 """Rows to items, the runner's numbers, and a method that is judged by them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rlreward.steps import study
-from rlreward.types import Method
+from rlreward.types import Method, State
 
 # Two pairs, a row that is none, and an item with two right answers of three.
 ROWS = {
@@ -66,20 +67,30 @@ def method():
   report = lambda score, rows: {
     **study.run(study.items(score, rows, NAMES), "pairs"), "none": np.nan
   }  # fmt: skip
-  return study.make(plain, lambda state, rows: state, report)
+  return study.make(plain, lambda state, rows: state.extra, report)
+
+
+def state(score, seed=0):
+  key = jax.random.key(seed)
+  return State(jnp.zeros((), int), {}, {}, (), key, jnp.asarray(score))
 
 
 def test_held_out_numbers_are_those_of_the_runner_and_of_chance():
   batch = {k: jnp.asarray(v) for k, v in ROWS.items()}
-  found = method().held(jnp.asarray(SCORE), batch)
+  found = method().held(state(SCORE), batch)
   assert found["loss"] == (1.0, 1.0)
   assert float(found["bench/chat"][0]) == 0.75
   assert "bench/none" not in found and "random/none" not in found
-  other = method().held(-jnp.asarray(SCORE), batch)
+  other = method().held(state(-SCORE), batch)
   assert other["random/total"] == found["random/total"]
   assert float(other["bench/chat"][0]) == 0.25
+  draws = [
+    float(method().held(state(SCORE, seed), batch)["random/total"][0])
+    for seed in range(8)
+  ]
+  assert len(set(draws)) > 1  # each run has its own
 
 
 def test_rows_without_items_are_judged_as_before():
   batch = {"tokens": jnp.zeros((2, 2)), "attend": jnp.ones((2, 2))}
-  assert set(method().held(jnp.zeros(2), batch)) == {"loss"}
+  assert set(method().held(state(np.zeros(2)), batch)) == {"loss"}

@@ -90,15 +90,14 @@ def test_held_out_answers_are_pairs_without_noise():
   np.testing.assert_array_equal(batch["target"], batch["gold"])
   place = batch["tokens"][:, 1] * 8 + batch["tokens"][:, 2]
   table = likert.attributes(section())
-  np.testing.assert_allclose(
-    batch["gold"], table[batch["tokens"][:, 0], place], rtol=1e-6
-  )
+  kind = batch["tokens"][:, 0] - 8
+  np.testing.assert_allclose(batch["gold"], table[kind, place], rtol=1e-6)
 
 
 def test_the_reward_reads_the_table():
   c = section()
   task = likert.make(c)
-  tokens = jnp.asarray([[2, 3, 4], [0, 7, 7], [1, 8, 0]], jnp.int32)
+  tokens = jnp.asarray([[10, 3, 4], [8, 7, 7], [9, 8, 0]], jnp.int32)
   action = jnp.ones((3, 3), bool).at[:, 0].set(False)
   rollout = Rollout(
     tokens=tokens,
@@ -130,7 +129,7 @@ def test_prompts_are_even_and_hosts_get_their_slices():
   task = likert.make(section())
   batch = next(task.batches("test", 64, 0))
   assert (np.bincount(batch["kind"]) == 16).all()
-  np.testing.assert_array_equal(batch["prompt"][:, 0], batch["kind"])
+  np.testing.assert_array_equal(batch["prompt"][:, 0], 8 + batch["kind"])
   half = likert.make(section(), process_index=1, process_count=2)
   part = next(half.batches("test", 64, 0))
   np.testing.assert_array_equal(part["kind"], batch["kind"][32:])
