@@ -97,7 +97,9 @@ def _headed(model, head, key, variables):
   config, score = model.config, tree["params"]["score"]
   more = reward_heads.init(own, head, config.width, config.outputs)
   more = jax.tree.map(lambda x: x.astype(score["kernel"].dtype), more)
-  params = {**tree["params"], "score": {**more, **score}}
+  # Of a checkpoint with another head the kernel alone is kept.
+  kept = {k: v for k, v in score.items() if k in more or k == "kernel"}
+  params = {**tree["params"], "score": {**more, **kept}}
   return {**tree, "params": params}
 
 
