@@ -203,7 +203,7 @@ def law(config, task: Task, actor: roles.Policy) -> Callable[..., dict]:
     logq = jnp.sum(logp, 1).reshape(-1, count)
     want = target[batch["kind"]]
     value = jnp.mean(ratings, -1)[batch["kind"]]
-    mean = lambda law: jnp.sum(jnp.exp(law) * value, 1)
+    mean = lambda logs: jnp.sum(jnp.exp(logs) * value, 1)
     each = {
       "posterior_kl": jnp.sum(jnp.exp(want) * (want - logq), 1),
       "asked": mean(logq),
