@@ -24,7 +24,7 @@ _RATINGS = {
   "start.model.outputs": 5,
   "start.reward_model.kind": "mse",
   "start.steps": 1,
-  "start.optimizer.learning_rate": 0.0,
+  "start.optimizer.learning_rate": 1e-12,
   "prompts_per_step": 128,
   "eval.prompts": 2048,
 }

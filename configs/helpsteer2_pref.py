@@ -19,10 +19,10 @@ from configs import common
 from rlreward.types import Arm
 
 PRESETS = ("mini", "ratings", "pod")
-# One step at rate 0 in place of the earlier stage, and a whole training then.
+# A step that moves nothing in place of the earlier stage; a whole training then.
 ALONE = {
   "start.steps": 1,
-  "start.optimizer.learning_rate": 0.0,
+  "start.optimizer.learning_rate": 1e-12,
   "reward_model.expo": (),
   "steps": 60,
   "optimizer.learning_rate": 3e-3,
