@@ -23,7 +23,7 @@ _RATINGS = {
   "start.algorithm": "helpsteer2",
   "start.model.outputs": 5,
   "start.reward_model.kind": "mse",
-  "start.steps": 1,
+  "start.steps": 12,
   "start.optimizer.learning_rate": 1e-12,
   "prompts_per_step": 128,
   "eval.prompts": 2048,

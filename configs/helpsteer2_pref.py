@@ -19,9 +19,9 @@ from configs import common
 from rlreward.types import Arm
 
 PRESETS = ("mini", "ratings", "pod")
-# A step that moves nothing in place of the earlier stage; a whole training then.
+# Steps that move nothing in place of the earlier stage; a whole training then.
 ALONE = {
-  "start.steps": 1,
+  "start.steps": 12,
   "start.optimizer.learning_rate": 1e-12,
   "reward_model.expo": (),
   "steps": 60,
