@@ -6,8 +6,10 @@ strengths or none. The claim, on pairs that were never seen: a reward model of
 ratings that goes on with scaled Bradley-Terry (`regression_scaled`) is more
 accurate by 0.01 than either stage alone (`regression`, `scaled`), and by 0.003
 than one that goes on with regular Bradley-Terry (`regression_bt`). `bt` is the
-latter alone. Beside it the weights between and beyond both stages
-(`accuracy/expo/*`).
+latter alone. In the record both stages lead `scaled` and `regression_bt` with
+every seed; their lead over ratings alone is about a standard error over seeds,
+and one of three seeds has it the other way round. Weights beyond the second
+stage (ExPO, `accuracy/expo/*`) are not better here, those short of it are.
 The broken variant has ratings without an offset (`even`): there ratings alone
 (`even_regression`) are as good as what follows, and nothing is left to add.
 Paper: HelpSteer2-Preference: Complementing Ratings with Preferences, arXiv
