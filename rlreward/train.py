@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlreward import attainable, errors, metrics, record, registry, sharding
+from rlreward import attainable, errors, metrics, record, sharding, stages
 from rlreward import config as config_lib
 from rlreward.checkpoint import Checkpointer
 from rlreward.steps import judge as judge_lib
-from rlreward.steps import overlap, pool, roles
+from rlreward.steps import overlap, roles
 from rlreward.steps import start as start_lib
 from rlreward.types import Method, State, Task
 
@@ -65,7 +65,7 @@ def run(
     workdir: the run directory.
     overwrite: start again in a directory that holds a run.
     command: how to run this again, for the banner.
-    stage: name of this stage where a run has several.
+    stage: name of the run, or of its last stage, for the banner.
     stop_after: stop, with a checkpoint, after this many steps of this call.
     task: what to learn, where it is made in Python; else the config's.
 
@@ -79,65 +79,62 @@ def run(
   workdir = pathlib.Path(workdir).resolve()
   _prepare(workdir, config, overwrite)
   compile_cache(workdir)
-  saver = Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
-  latest, loaded = _agreed(saver.latest(), workdir), None
 
-  # ------------------------------------------------------------- first stage
-  earlier = 0
-  if config.start:
-    stage = stage or f"stage 2 of 2, {config.algorithm}"
-    earlier = _start(config).steps
-  if config.start and latest is None:
-    with jax.set_mesh(sharding.make_mesh(**config.mesh)):
-      known = registry.task(config) if task is None else task
-      # What stage 2 refuses is refused now, not after stage 1 has trained.
-      registry.algorithm(config.algorithm).make(config, known)
-    first, folder = _start(config), workdir / "start"
-    before = Checkpointer(folder / "checkpoints").latest() or 0
-    warm = run(first, folder, command=command, stop_after=stop_after, task=task,
-               stage=f"stage 1 of 2, {first.algorithm}")  # fmt: skip
-    done = int(warm.state.step)
-    if warm.stopped or done < first.steps:  # the second stage has to wait
-      return warm
+  # ------------------------------------------------------------- stages
+  every = stages.of(config, workdir, stage)
+  left = every[stages.reached(every) :]
+  trained = stages.Trained(every)
+  # What a later stage refuses is refused now, not after others have trained.
+  made = [stages.made(one, task) for one in left]
+  while True:
+    one, before = left.pop(0), 0
+    if not one.last:
+      _prepare(one.folder, one.config, False)
+      before = Checkpointer(one.folder / "checkpoints").latest() or 0
+    result = _stage(one, made.pop(0), trained, command, stop_after)
+    done = int(result.state.step)
+    if one.last or result.stopped or done < one.config.steps:
+      return result
+    trained.keep(one, result.state)
+    del result
     if stop_after is not None:
       stop_after -= done - before
-    task, loaded = known, warm.state.params["policy"]
-    del warm
 
-  # ------------------------------------------------------------- mesh, task
+
+def _stage(
+  stage: stages.Stage,
+  made: stages.Made,
+  trained: stages.Trained,
+  command: str,
+  stop_after: int | None,
+) -> Result:
+  """Trains one stage in its own directory, from its last checkpoint if any."""
+  config, workdir = stage.config, stage.folder
+  task, method, abstract = made
+  saver = Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
+  latest = _agreed(saver.latest(), workdir)
   mesh, rollout_mesh = overlap.meshes(config)
   with contextlib.ExitStack() as stack, jax.set_mesh(mesh):
-    task = registry.task(config) if task is None else task
-    assert task is not None
-    for name, rows in (
-      ("prompts_per_step", config.prompts_per_step),
-      ("eval.prompts", config.eval.prompts),
-    ):
-      sharding.check_rows(name, rows, mesh)
-      judge_lib.check_prompts(name, rows, task)
-    method = registry.algorithm(config.algorithm).make(config, task)
     if method.phases is None:
       method = method._replace(step=jax.jit(method.step, donate_argnums=0))
 
     # ----------------------------------------------------------- state
     actor = roles.policy(config.model)
     key = jax.random.key(config.seed)
-    abstract = jax.eval_shape(method.init, key)
-    if method.evaluate is not None:
-      pool.check(config, abstract.frozen)
     placed = sharding.state_shardings(
       abstract, actor.axes, sharding.TRAIN_RULES, mesh
     )
     source: Any = getattr(task, method.source)
     batches: Any = source("train", config.prompts_per_step, config.seed)
     if latest is None:
-      state = start_lib.initial(config, method, key, placed, loaded)
+      loaded, given = trained.given(stage, task)
+      state = start_lib.initial(config, method, key, placed, loaded, given)
       begun = 0
+      del loaded, given
     else:
       wanted = sharding.with_shardings(abstract, placed)
       state, position, begun = saver.restore(wanted, latest)
       batches.set_state(position)
-    del loaded
 
     # ----------------------------------------------------------- banner
     writer = metrics.Writer(
@@ -149,10 +146,9 @@ def run(
     )
     stack.callback(writer.close)
     writer.banner(
-      record.banner(
-        config, actor, abstract, mesh, workdir, command, stage, begun
-      )
-    )
+      record.banner(config, actor, abstract, mesh, workdir, command,
+                    stage.label, begun, task)
+    )  # fmt: skip
     record.write_command(workdir, command)
     evals = record.old_evals(workdir, begun)
     counter = stack.enter_context(metrics.CompileCounter(warn=writer.line))
@@ -161,6 +157,7 @@ def run(
     judge = _Judge(
       config, task, method, place, writer, workdir, counter, tracker
     )
+    record.write_data(workdir, task)
     stopping = stack.enter_context(contextlib.closing(_Signals()))
     stack.callback(saver.close)
 
@@ -190,8 +187,8 @@ def run(
           writer.samples(done, record.rows(task, *seen))
       if _due(done, config.eval.every):
         evals[done] = judge(state, done)
-      # Steps of both stages in one count, so that processes agree on one.
-      asked = saver.preempted(earlier + done) or stopping.asked
+      # Steps of all stages in one count, so that processes agree on one.
+      asked = saver.preempted(stage.before + done) or stopping.asked
       if asked or done == end or _due(done, config.checkpoint.every):
         saver.save(done, state, source.position())
       if asked:
@@ -205,10 +202,10 @@ def run(
     if finished:
       writer.summary(
         names=_summary_names(evals),
-        footer=record.footer(workdir, evals, stage),
+        footer=record.footer(workdir, evals, "" if stage.last else stage.label),
       )
     asked |= stopping.asked
-    if asked and (not finished or stage.startswith("stage 1")):
+    if asked and (not finished or not stage.last):
       step = int(state.step)
       writer.line(f"stopped at step {step}; run the same command to go on")
     return Result(state, evals, workdir, actor.model.config, task, asked)
@@ -301,14 +298,6 @@ def _drift(writer, found: Mapping[str, Any], prefix: str = "") -> dict:
   if "length" not in found:
     return {}
   return {"length_drift": writer.drift(f"{prefix}length", found["length"])}
-
-
-def _start(config) -> Any:
-  """The config of the first stage: ours, with what `start` changes."""
-  changes = config_lib.flatten(config.start.to_dict())
-  base = config.to_dict()
-  base["start"] = {}
-  return config_lib.replace(config_lib.freeze(base), dict(changes))
 
 
 class _Judge:

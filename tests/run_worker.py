@@ -69,6 +69,37 @@ def two_stages(**changes):
   return base(4, start=first, **changes)
 
 
+def three_stages(**changes):
+  """Four steps of SFT, four of a reward model, four of PPO that it judges."""
+  first = {
+    "algorithm": "sft",
+    "steps": 4,
+    "model": {"outputs": 0},
+    "eval": {"every": 0},
+    "checkpoint": {"every": 2},
+  }
+  second = {
+    "algorithm": "reward_model",
+    "steps": 4,
+    "model": {"outputs": 1},
+    "eval": {"every": 0},
+    "start": first,
+  }
+  return base(
+    4,
+    algorithm="ppo",
+    start=second,
+    task={"name": "biased", "length": 3},
+    **{
+      "learned__stage": 2,
+      "learned__references": 16,
+      "learned__truncated": -2.0,
+      "kl_reward__beta": 0.1,
+      **changes,
+    },
+  )
+
+
 def text(folder, steps=8, judge=REWARD, **changes):
   """Five prompts, two a step, judged by a python function in a file."""
   rows = [{"prompt": f"{i}+{i}=", "want": 2 * i} for i in range(5)]

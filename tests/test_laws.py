@@ -72,6 +72,9 @@ def needed(name, **changes):
     "reward_model": lambda: {"model__outputs": 1},
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
     "topology": lambda: {"model__outputs": 1},
+    "remodetect": lambda: {"model__outputs": 1},
+    "helpsteer2_pref": lambda: {"model__outputs": 1},
+    "helpsteer2": lambda: {"steer__samples": 3},
     "m_rewardbench": lambda: {"model__outputs": 1},
     "rag_rewardbench": lambda: {"model__outputs": 1},
     "rewardbench2": lambda: {
@@ -84,6 +87,12 @@ def needed(name, **changes):
       "model__outputs": 1,
       "ensemble__pretrain": 2,
       "ensemble__finetune": 2,
+    },
+    "summarize": lambda: {
+      "loss__kl_beta": 0.0,
+      "kl_reward__beta": 0.1,
+      "learned__stage": 1,
+      "start": {"algorithm": "reward_model", "model": {"outputs": 1}},
     },
     "asymptotics": lambda: {"loss__kl_beta": 0.0, "kl_reward__budget": 0.5},
   }.get(name, dict)()
@@ -409,6 +418,8 @@ def test_a_claim_can_fail(name):
     def __missing__(self, key):
       if key == "runs":
         return [Still()]
+      if key == "evals":
+        return {"0": Still(), "10": Still()}
       return Still() if key in ("first", "last", "train") else 0.5
 
   assert not found.claim({arm.name: Still() for arm in found.arms})

@@ -243,10 +243,14 @@ def test_a_first_stage_is_shown_beside_or_alone(tmp_path):
   folder = grpo(tmp_path / "a")
   offline(folder / "start", "sft", nll=0.5)
   words, _ = checked(folder)
-  assert "First stage: sft" in words and "2: sft for 12 steps" in words
+  assert "Stage 1: sft" in words and "2: sft for 12 steps, then" in words
   (folder / "metrics.jsonl").unlink()
   words, _ = checked(folder)
-  assert "the first stage is below" in words and "0 of 20" in words
+  assert "what trained before it is below" in words and "0 of 20" in words
+  offline(folder / "start" / "start", "dpo", nll=0.5)
+  words, _ = checked(folder)
+  assert "Stage 1: dpo" in words and "Stage 2: sft" in words
+  assert "3: dpo for 12 steps, sft for 12 steps, then" in words
 
 
 def test_a_task_of_tokens_and_a_task_of_text(tmp_path):

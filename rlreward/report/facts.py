@@ -56,6 +56,11 @@ FACTS = {
     "share",
     "rises towards 1; below 0 the critic harms",
   ),
+  "ess": (
+    "answers",
+    "above 1; near 1 at first, where one answer outweighs its group",
+  ),
+  "kl_group": ("nats", "falls to 0"),
   "divergence": ("nats per token", "falls"),
   "selected": ("share", "above 0; 0 trains nothing"),
   "best_of/<n>": ("reward", "rises with n"),

@@ -38,7 +38,7 @@ FILES = (
   ("frontier/curve.json", "the best reward at each KL"),
   ("checkpoints", "to resume, sample or export"),
   ("tensorboard", "the same numbers for TensorBoard"),
-  ("start", "the first stage"),
+  ("start", "the stage before"),
 )
 
 
@@ -121,7 +121,7 @@ def build(run: Run, others: Sequence[Run], target: pathlib.Path) -> str:
     labels=[label for label, _ in runs],
     compiles=compiles(run),
     files=files(run, target),
-    stage=stage(run),
+    stages=[stage(r, i) for i, r in enumerate(earlier(run), 1)],
   )
 
 
@@ -158,12 +158,10 @@ def facts(run: Run) -> list[tuple[str, str]]:
       ("when", f"{begun:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M} UTC, {took}")
     )
   if run.start is not None:
+    before = earlier(run)
+    each = [f"{r.get('algorithm')} for {r.done()} steps" for r in before]
     found.append(
-      (
-        "stages",
-        f"2: {run.start.get('algorithm')} for {run.start.done()} steps, then"
-        f" {name}",
-      )
+      ("stages", f"{len(before) + 1}: {', '.join(each)}, then {name}")
     )
   if run.skipped:
     lines = f"{run.skipped} line{'s' * (run.skipped > 1)}"
@@ -240,16 +238,24 @@ def files(run: Run, target: pathlib.Path) -> list[tuple[str, str, str]]:
   return found
 
 
-def stage(run: Run) -> dict[str, Any] | None:
-  """What the page shows of the first stage; None without one."""
-  if run.start is None:
-    return None
+def earlier(run: Run) -> list[Run]:
+  """The stages before a run, the first that trained first."""
+  found = []
+  while run.start is not None:
+    run = run.start
+    found.insert(0, run)
+  return found
+
+
+def stage(run: Run, number: int) -> dict[str, Any]:
+  """What the page shows of an earlier stage."""
   return {
-    "name": str(run.start.get("algorithm", "?")),
-    "facts": facts(run.start),
-    "headlines": [("", headlines(run.start))],
-    "figures": figures.figures([("", run.start)]),
-    "look": [f for f in verdict.findings(run.start) if f.look],
+    "name": str(run.get("algorithm", "?")),
+    "number": number,
+    "facts": facts(run),
+    "headlines": [("", headlines(run))],
+    "figures": figures.figures([("", run)]),
+    "look": [f for f in verdict.findings(run) if f.look],
   }
 
 

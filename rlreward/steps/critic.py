@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlreward import errors
+from rlreward import chain, errors
 from rlreward.models import lora, transformer
 from rlreward.models import score as score_lib
-from rlreward.steps import checks, roles
+from rlreward.steps import checks, learned, roles
 from rlreward.types import Array
 
 
@@ -57,11 +57,20 @@ def make(config, actor: roles.Policy) -> Critic:
       ("warmup", c.warmup, c.warmup >= 0, "0 or more", "it counts steps"),
     ),
   )  # fmt: skip
+  why = "a critic begins with the weights of another model"
+  checks.choice("critic.start", c.start, ("policy", learned.ROLE), why)
   if c.shared and c.warmup:
     raise errors.UserError(
       f"critic.warmup={c.warmup} with critic.shared=True",
       "training the value head alone would move the trunk that the policy uses",
       "set critic.warmup=0 or critic.shared=False",
+    )
+  if c.start != "policy" and (c.shared or config.model.lora_rank):
+    raise errors.UserError(
+      f"critic.start={c.start!r} with critic.shared={c.shared},"
+      f" model.lora_rank={config.model.lora_rank}",
+      "the critic would have no weights of its own that could begin there",
+      "set critic.start='policy', or critic.shared=False and model.lora_rank=0",
     )
   t = config.sampling.max_new_tokens
   if c.shared:
@@ -98,9 +107,14 @@ def _own(config, actor: roles.Policy, t: int) -> Critic:
   shape = actor.model.config.replace(outputs=1, tied=True)
   model = transformer.build(shape)
 
+  if config.critic.start == learned.ROLE:
+    _check_alike(config, model)
+
   def init(key, params, frozen):
     policy = params["policy"]
-    if "params" in policy:
+    if config.critic.start == learned.ROLE:
+      own = jax.tree.map(jnp.copy, frozen[learned.ROLE]["model"])
+    elif "params" in policy:
       trunk = {k: v for k, v in policy["params"].items() if k != "head"}
       tree = jax.tree.map(jnp.copy, trunk)
       own = {"params": {**tree, "score": _head(model, trunk)}}
@@ -129,3 +143,22 @@ def _own(config, actor: roles.Policy, t: int) -> Critic:
     return model.score(variables, x)[..., 0]
 
   return Critic(False, init, values)
+
+
+def _check_alike(config, model: transformer.Model) -> None:
+  found = chain.judge(config)
+  if found is None:
+    raise errors.UserError(
+      "critic.start='reward' with learned.stage=0",
+      "there is no reward model that the critic could begin with",
+      "name its stage in learned.stage, or set critic.start='policy'",
+    )
+  shape = lambda m: jax.eval_shape(m.init, jax.random.key(0))["params"]
+  other = shape(roles.policy(found.model).model)
+  other = {**other, "score": shape(model)["score"]}
+  if other != shape(model):
+    raise errors.UserError(
+      "critic.start='reward' and a reward model of another shape",
+      "the critic is a model of the policy's shape",
+      "give both stages the same model fields, or set critic.start='policy'",
+    )

@@ -12,7 +12,7 @@ from rlreward import sharding
 from rlreward.models import score as score_lib
 from rlreward.ops import kl, masked
 from rlreward.sampling import decode
-from rlreward.steps import judge, roles
+from rlreward.steps import judge, learned, roles
 from rlreward.types import LENGTH, State, Task
 
 
@@ -64,6 +64,8 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
     gold = jax.jit(gold)
     proxy = proxy and jax.jit(proxy)
 
+  read = learned.reader(config)
+
   @jax.jit
   def sample(state: State, batch, key):
     rollout = decode.generate(
@@ -79,6 +81,8 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
       spec,
       state.step,
     )
+    if read is not None:
+      rollout = read(state.frozen, rollout)
     if "reference" not in state.frozen or not spec.temperature:
       return rollout, None
     t = spec.max_new_tokens
@@ -97,17 +101,17 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
     rollout, divergence = sample(state, judge.arrays(batch), key)
     score = judge.judge(gold, task, rollout, batch, whole or batch)
 
-    def read(x, valid):
+    def told(x, valid):
       # A component may be missing (NaN) where the reward as a whole is valid.
       known = jnp.asarray(valid) & jnp.isfinite(x)
       return masked.masked_sum(jnp.asarray(x), known), jnp.sum(known)
 
-    metrics = {"reward": read(score.value, score.valid)}
+    metrics = {"reward": told(score.value, score.valid)}
     if proxy is not None:
       other = judge.judge(proxy, task, rollout, batch, whole or batch)
-      metrics["proxy"] = read(other.value, other.valid)
+      metrics["proxy"] = told(other.value, other.valid)
     for name, part in score.components.items():
-      metrics[name] = read(part, score.valid)
+      metrics[name] = told(part, score.valid)
     rows = jnp.asarray(rollout.finish.shape[0])
     metrics["length"] = (jnp.sum(rollout.action), rows)
     metrics["truncated"] = (jnp.sum(rollout.finish == LENGTH), rows)

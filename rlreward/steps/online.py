@@ -27,6 +27,7 @@ from rlreward.steps import (
   batching,
   checks,
   evaluate,
+  learned,
   roles,
   rollouts,
 )
@@ -80,6 +81,7 @@ def make(
   Raises:
     UserError: a config that cannot train, before anything compiles.
   """
+  task = learned.rewarded(config, task)
   b, g = config.prompts_per_step, config.samples_per_prompt
   t = config.sampling.max_new_tokens
   updates, epochs = config.updates_per_step, config.epochs
@@ -105,8 +107,9 @@ def make(
   if shaping and shaping.beside:
     asides += (credit_lib.Aside("reference", shaping.beside),)
 
-  def init(key, variables=None) -> State:
+  def init(key, variables=None, given=None) -> State:
     params, frozen = actor.init(key, variables)
+    frozen = {**frozen, **learned.init(config, key), **(given or {})}
     if referenced or any(a.role != "policy" for a in asides):
       frozen = {**frozen, "reference": actor.snapshot(params)}
     if critic:
@@ -126,6 +129,7 @@ def make(
     )
 
   sample = rollouts.sampler(actor, spec, asides, ahead)
+  sample = learned.sampled(config, sample)
 
   def forward(params, frozen, rollout, share):
     """(logp, entropy or None, value or None), each [n, T]."""
@@ -355,6 +359,8 @@ def make(
   reads = ["base"] if config.model.lora_rank else []
   if any(a.role != "policy" for a in asides):
     reads.append("reference")
+  if config.learned.stage:
+    reads.append(learned.ROLE)
   return Method(
     init,
     step,

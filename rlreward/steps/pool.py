@@ -17,7 +17,7 @@ from rlreward.evals.frontier import Pool
 from rlreward.models import score as score_lib
 from rlreward.ops import masked
 from rlreward.sampling import decode
-from rlreward.steps import evaluate, judge, roles
+from rlreward.steps import evaluate, judge, learned, roles
 from rlreward.types import Outcomes, State, Task
 
 _ROWS = 4096  # listed answers of one forward pass
@@ -99,8 +99,7 @@ def _sampled(config, task: Task, actor: roles.Policy):
   if task.spec["on_device"]:
     rewards = [jax.jit(f) for f in rewards]
 
-  @jax.jit
-  def sample(state: State, batch, key):
+  def answer(state: State, batch, key):
     return decode.generate(
       actor.model,
       sharding.pin(
@@ -112,6 +111,8 @@ def _sampled(config, task: Task, actor: roles.Policy):
       spec,
       state.step,
     )
+
+  sample = jax.jit(learned.sampled(config, answer))
 
   def build(state: State, batch, key, whole) -> Pool:
     found = []
