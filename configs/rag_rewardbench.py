@@ -26,10 +26,10 @@ from rlreward.types import Arm
 PRESETS = ("mini", "pod")
 SCENARIOS = ("reason", "citation", "abstain", "conflict")
 # Forms are learned in 100 steps, and without passages nothing is: fewer steps.
-BROKEN = Arm("blind", {"task.masked": True, "steps": 400})
+BROKEN = Arm("blind", {"task.masked": True, "steps": 200})
 ARMS = (
   Arm("rag", {}),
-  Arm("general", {"task.pairs": "general", "steps": 300}),
+  Arm("general", {"task.pairs": "general", "steps": 150}),
   BROKEN,
 )
 
@@ -97,7 +97,7 @@ def get_config(arg="mini"):
   c.samples_per_prompt = 1
   if arg == "pod":
     return pod(c)
-  c.steps = 800
+  c.steps = 700
   c.prompts_per_step = 64  # pairs
   c.optimizer.update(learning_rate=5e-3, schedule="cosine", warmup_steps=20)
   c.model.update(
