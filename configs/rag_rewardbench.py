@@ -29,7 +29,7 @@ SCENARIOS = ("reason", "citation", "abstain", "conflict")
 BROKEN = Arm("blind", {"task.masked": True, "steps": 200})
 ARMS = (
   Arm("rag", {}),
-  Arm("general", {"task.pairs": "general", "steps": 150}),
+  Arm("general", {"task.pairs": "general", "steps": 100}),
   BROKEN,
 )
 
@@ -97,7 +97,7 @@ def get_config(arg="mini"):
   c.samples_per_prompt = 1
   if arg == "pod":
     return pod(c)
-  c.steps = 700
+  c.steps = 600
   c.prompts_per_step = 64  # pairs
   c.optimizer.update(learning_rate=5e-3, schedule="cosine", warmup_steps=20)
   c.model.update(
@@ -121,7 +121,7 @@ def get_config(arg="mini"):
       "masked": False,
     }
   )
-  c.eval.update(every=0, prompts=3600)  # 400 of each kind
+  c.eval.update(every=0, prompts=1800)  # 200 of each kind
   c.log.update(every=100, samples_every=0)
   c.checkpoint.every = 1000
   return c
