@@ -1,14 +1,22 @@
 """Names for `task.rewards`, their fixtures and their audits."""
 
+import json
 import pathlib
+import sys
 
 import numpy as np
+import paths
 import pytest
+import verifier_numbers
 
 from rlreward import audit
 from rlreward.errors import UserError
 from rlreward.evals import fixtures
 from rlreward.rewards import function, loader, values, verify
+
+sys.path.insert(0, str(paths.REPO))
+
+from benchmarks import fuzz_verifiers
 
 FOLDER = pathlib.Path(verify.__file__).parent / "fixtures"
 AUDITED = {
@@ -90,3 +98,20 @@ def test_options_are_checked_before_anything_runs():
   loose = verify.math_reward(tolerance=0.01, name="loose", engine="strict")
   found = loose(["\\boxed{1.59}", "\\boxed{1.5}"], ["1.6", "1.6"])
   np.testing.assert_allclose(found, [1, 0])
+
+
+def test_the_page_says_what_was_measured():
+  results = paths.REPO / "results"
+  real = json.loads((results / "verifiers.json").read_text())
+  fuzz = json.loads((results / "fuzz_verifiers.json").read_text())
+  page = (paths.REPO / "docs" / "verifiers.md").read_text()
+  for line in verifier_numbers.lines(real, fuzz):
+    assert line in page
+  assert real["rollouts"]["agree"] == real["rollouts"]["rows"] == 678
+  assert fuzz["host"]["failures"] == fuzz["host"]["slow_calls"] == 0
+
+
+def test_a_few_hostile_strings_break_no_verifier():
+  found = fuzz_verifiers.fuzz(300, seed=7)
+  assert found["failures"] == 0, found["failed"]
+  assert found["slow_calls"] == 0, found["slow"]
