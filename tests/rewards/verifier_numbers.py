@@ -53,6 +53,6 @@ def lines(real: dict, fuzz: dict) -> list[str]:
     out.append(
       f"- math-verify in killed workers, on {m['strings']} of them:"
       f" {m['statuses']}, {m['zeros_that_are_no_verdict']} rewards of 0 that"
-      f" are no verdict, {m['strings_per_second']:.0f} a second on a busy machine."
+      f" are no verdict, {m['strings_per_second']:.0f} a second, machine busy."
     )
   return out
