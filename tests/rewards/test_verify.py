@@ -4,6 +4,7 @@ import json
 import pathlib
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import paths
 import pytest
@@ -13,6 +14,9 @@ from rlreward import audit
 from rlreward.errors import UserError
 from rlreward.evals import fixtures
 from rlreward.rewards import function, loader, values, verify
+from rlreward.tasks import text
+from rlreward.tasks.tokens import CharTokenizer
+from rlreward.types import STOP, Rollout
 
 sys.path.insert(0, str(paths.REPO))
 
@@ -115,3 +119,39 @@ def test_a_few_hostile_strings_break_no_verifier():
   found = fuzz_verifiers.fuzz(300, seed=7)
   assert found["failures"] == 0, found["failed"]
   assert found["slow_calls"] == 0, found["slow"]
+
+
+def test_names_work_as_rewards_of_a_task():
+  alphabet = CharTokenizer("0123456789+= #", pad_is_eos=True)
+  asked, said = ["1+1="] * 2, ["#### 2", "#### 3", "2", "####   2"]
+  width = 12
+  tokens = np.full((4, 4 + width), alphabet.pad_id, np.int32)
+  action = np.zeros(tokens.shape, bool)
+  for i, words in enumerate(said):
+    ids = [*alphabet.encode(words), alphabet.eos_ids[0]]
+    tokens[i, :4] = alphabet.encode(asked[0])
+    tokens[i, 4 : 4 + len(ids)], action[i, 4 : 4 + len(ids)] = ids, True
+  attend = action.copy()
+  attend[:, :4] = True
+  fields = [tokens, attend, action, action, np.zeros(tokens.shape)]
+  rollout = Rollout(
+    *map(jnp.asarray, fields),
+    group=jnp.asarray([0, 0, 1, 1]),
+    finish=jnp.full(4, STOP),
+    version=jnp.zeros((), jnp.int32),
+  )
+  batch = {"columns": {"answer": ["2", 2]}}
+  made = function.make(
+    text.parse_rewards("verify:math_strict@1.0, verify:repetition@0"),
+    alphabet,
+    columns=["answer"],
+  )
+  found = made(rollout, batch)
+  np.testing.assert_array_equal(found.value, [1, 0, 0, 1])
+  assert found.valid.all() and (found.components["status"] == 0).all()
+  with pytest.raises(UserError, match="answer"):
+    function.make(["verify:math_strict"], alphabet, columns=["gold"])
+  # A row without a gold answer has no reward, and is counted as an error; of
+  # more than a few the run would stop.
+  with pytest.raises(values.RewardError, match="no gold answer"):
+    made(rollout, {"columns": {"answer": ["", ""]}})
