@@ -11,8 +11,8 @@ listed, so these are exact, for every price of the KL:
   the base; and for ensembles joined by mean, min, mean minus std and UWO.
 
 PPO with a tiny transformer is trained on the raw proxy beside them, without a
-KL, each evaluation a point. To each path the laws gold = d (alpha - beta d)
-(best of n) or d (alpha - beta log d) (RL), d = sqrt(KL), are fitted.
+KL, each evaluation a point. To the path of each seed the laws gold = d (alpha -
+beta d) (best of n) or d (alpha - beta log d) (RL), d = sqrt(KL), are fitted.
 
   python -m experiments.overoptimisation --seeds=0,1,2 --workdir=runs/overopt
 
@@ -224,25 +224,15 @@ def config(seed: int) -> Any:
   return config_lib.freeze(c.to_dict())
 
 
-def fits(paths: Sequence[Path], form: str) -> dict[str, Any]:
-  """The law of `form` through the points of all seeds, as plain numbers."""
-  join = lambda k: np.concatenate([np.asarray(p[k]) for p in paths])
-  seeds = np.concatenate([[i] * len(p["kl"]) for i, p in enumerate(paths)])
-  found = laws.fit(
-    join("kl"), join("gold"), form, clusters=seeds, resamples=200
-  )
-  kl, gold = laws.peak(found)
-  plain = lambda x: float(x) if np.isfinite(x) else None
-  return {
-    "form": form,
-    "alpha": found.alpha,
-    "beta": found.beta,
-    "r2": found.r2,
-    "low": list(map(plain, found.low)),
-    "high": list(map(plain, found.high)),
-    "peak_kl": plain(kl),
-    "peak_gold": plain(gold),
-  }
+def fits(paths: Sequence[Path], form: str) -> list[dict[str, Any]]:
+  """The law of `form` through each seed's path, as plain numbers."""
+  out = []
+  for path in paths:
+    found = laws.fit(np.asarray(path["kl"]), np.asarray(path["gold"]), form)
+    kl, gold = (float(x) if np.isfinite(x) else None for x in laws.peak(found))
+    row = {k: getattr(found, k) for k in ("form", "alpha", "beta", "r2")}
+    out.append({**row, "peak_kl": kl, "peak_gold": gold})
+  return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
