@@ -132,6 +132,26 @@ def base() -> ml_collections.ConfigDict:
       "centering": 0.01,  # coefficient of (chosen + rejected)^2 of pairs
       "label_smoothing": 0.0,
       "ties": 0.0,  # log-odds of a tie at equal rewards (rao_kupper, davidson)
+      "router": 1.0,  # weight of the categories' cross-entropy (moe)
+      "critique": 1.0,  # weight of the critiques' log-likelihood (critique)
+      "tie_weight": 1.0,  # of the squared lead of ties (critique)
+      "expo": (),  # weights start + alpha (end - start) that are judged too, as
+      # alphas (helpsteer2_pref)
+    }
+  )
+  c.reward = ml_collections.ConfigDict(
+    {
+      "path": "",  # directory of a reward model (or ensemble) with its card:
+      # its score is the reward of a text task, beside the rules it has
+      "weight": 1.0,  # of its score
+      "rules": 1.0,  # of the reward of task.rewards
+      "rule": "sum",  # how the two are joined, see ops/aggregate.py: sum | min
+      # | mean | product | geometric ..
+      "shape": "",  # bounds the score first: sigmoid | tanh .. (ops/bounded.py)
+      "gate": "",  # a component of task.rewards: where it is 0 or less, the
+      "otherwise": 0.0,  # reward is this
+      "batch": 16,  # texts of a program
+      "max_length": 0,  # tokens, longer texts get no reward; 0 = the card's
     }
   )
   c.learned = ml_collections.ConfigDict(
@@ -142,16 +162,39 @@ def base() -> ml_collections.ConfigDict:
       # the limit; None: its score
     }
   )
+  c.steer = ml_collections.ConfigDict(
+    {
+      "samples": 10,  # answers of a group, by the policy of the start
+      "attributes": (),  # components of the reward that are asked for, rated 0
+      # to 4; () weighs answers by exp(reward / temperature)
+      "levels": (),  # that are asked for, one of each attribute
+      "concentration": 24.0,  # of the Beta law around a predicted rating
+      "temperature": 1.0,  # of the reward
+      "weights": "posterior",  # uniform imitates all answers alike
+      "baseline": True,  # less the policy's own share of its group
+      "goodness": (0.65, 0.8, 0.45, 0.0, 0.0),  # of a reward model's outputs
+    }
+  )
   c.ensemble = ml_collections.ConfigDict(
     {
       "pretrain": 5,  # pretraining seeds (ensembles)
       "finetune": 5,  # fine-tuning seeds of each
       "paths": (),  # checkpoints of the pretraining seeds beside model.path
       "share": 1.0,  # of the rows that a member trains on, its own ones
+      "flip": 0.0,  # most labels that a member's annotators err in, as a share;
+      # each member has one from 0 to this (rewardbench2)
       "chunk": 0,  # members computed at a time; 0 = all
       "rule": "mean",  # how their scores are joined: mean | median | min
       # | mean_minus_std | uwo
       "coef": 1.0,  # of the spread (mean_minus_std, uwo)
+    }
+  )
+  c.remodetect = ml_collections.ConfigDict(
+    {
+      "weights": (),  # of the pairs of levels (0,1), (0,2) .. (1,2); () is 1
+      "l2": 0.01,  # pull of the scores to 0
+      "replay": 0.01,  # coefficient of the drift of replayed scores
+      "replayed": 0,  # rows of each group that are replayed, the last ones
     }
   )
   c.shaping = ml_collections.ConfigDict(
@@ -250,6 +293,18 @@ def model() -> ml_collections.ConfigDict:
       "qk_norm": False,
       "tied": False,
       "outputs": 0,  # above 0: a score head in place of the language head
+      "head": {
+        "kind": "scalar",  # of the score: scalar | gated | moe | features
+        # | critique, see rlreward/models/reward_heads.py
+        "hidden": 64,  # of the gate (gated) and of what joins experts (moe)
+        "categories": 1,  # of prompts, each with experts of its own (moe)
+        "experts": 4,  # of each category (moe)
+        "rank": 8,  # of an expert's change of the state (moe)
+        "reads": "hidden",  # what joins experts: their hidden | score (moe)
+        "columns": (),  # of the data (features); () is the outputs
+        "weights": (),  # of the features; () are learned
+        "link": "linear",  # of the reported score: linear | sigmoid (features)
+      },
       "dtype": "float32",
       "param_dtype": "float32",
       "remat": "dots",  # what layers keep: none (everything) | dots | full

@@ -11,7 +11,7 @@ beyond what the samples show, has no efficiency to report.
 Paper of the price: Asymptotics of Language Model Alignment, arXiv 2404.01730.
 
 Run:  rlreward train --config=configs/dreams_budget.py
-About 3 minutes on 2 CPU cores.
+About 5 minutes on 2 CPU cores.
 """
 
 from configs import dreams
@@ -39,7 +39,7 @@ def get_config(arg="mini"):
   """One size: the checkpoint decides it."""
   c = dreams.get_config(arg)
   c.algorithm = "asymptotics"
-  c.steps = 80
+  c.steps = 160
   c.loss.kl_beta = 0.0
   c.kl_reward.budget = BUDGET
   c.reference = "always"

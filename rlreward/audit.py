@@ -8,10 +8,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from rlreward import reward_models
 from rlreward.errors import UserError
 from rlreward.evals import audit, expect, fixtures, functions
 from rlreward.evals.audit import Scorer
-from rlreward.evals.probes import Fixture
+from rlreward.evals.probes import Fixture, Row
 from rlreward.rewards import loader
 
 SHOWN = 5  # breaks of a probe in the text
@@ -19,7 +22,7 @@ SHOWN = 5  # breaks of a probe in the text
 
 def run(
   name: str,
-  path: str | os.PathLike[str],
+  path: str | os.PathLike[str] | None = None,
   *,
   threshold: float | None = None,
   seed: int = 0,
@@ -28,8 +31,11 @@ def run(
 
   Args:
     name: "file.py:function", "package.module:function", a weighted sum
-      "a.py:f@1.0,b.py:g@0.5" as in `task.rewards`, or the path of a `Scorer`.
-    path: of fixtures, see `evals.fixtures`.
+      "a.py:f@1.0,b.py:g@0.5" as in `task.rewards`, the path of a `Scorer`, or
+      the directory of a reward model or an ensemble.
+    path: of fixtures, see `evals.fixtures`. None probes a reward model with
+      the golden texts of its card, of which the upper half by its own score
+      counts as good: what edits do to it shows, agreement with labels does not.
     threshold: in place of the spec's.
     seed: of the probes.
 
@@ -40,12 +46,17 @@ def run(
     UserError: no such reward, bad fixtures, columns that the reward needs and
       the fixtures lack.
   """
-  rows, spec = fixtures.read(path)
+  if path is None:
+    scorer, rows = _own_texts(name)
+    spec: Any = {}
+  else:
+    rows, spec = fixtures.read(path)
+    scorer = load(name, rows)
   if threshold is not None:
     spec = expect.read({**spec, "threshold": threshold}, "--threshold")
   else:
     spec = expect.read(spec, f"{path} line 1")
-  return audit.run(load(name, rows), rows, spec, seed)
+  return audit.run(scorer, rows, spec, seed)
 
 
 def load(name: str, rows: Sequence[Fixture]) -> Scorer:
@@ -58,6 +69,8 @@ def load(name: str, rows: Sequence[Fixture]) -> Scorer:
   Raises:
     UserError: see `run`.
   """
+  if pathlib.Path(name).is_dir():
+    return reward_models.scorer(reward_models.load(name))
   parts = [p.strip() for p in name.split(",") if p.strip()]
   pairs: list[Any] = []
   for part in parts:
@@ -68,6 +81,51 @@ def load(name: str, rows: Sequence[Fixture]) -> Scorer:
     if isinstance(found, Scorer):
       return found
   return functions.wrap(pairs, rows, name)
+
+
+def _own_texts(name: str) -> tuple[Scorer, list[Fixture]]:
+  """A reward model, and the golden texts of its card as fixtures."""
+  if not pathlib.Path(name).is_dir():
+    raise UserError(
+      f"audit-reward {name} without --fixtures",
+      "a rule is audited on labelled answers; only a reward model in a"
+      " directory has texts of its own",
+      "give --fixtures=FILE.jsonl",
+    )
+  found = reward_models.load(name)
+  model, texts = found.model, []
+  for golden in reward_models.golden(name):
+    prompt, answer = (golden.get(k) for k in ("prompt", "completion"))
+    prompt, answer = map(_said, (prompt, answer))
+    if prompt is not None and answer:
+      texts.append(Row(prompt, answer))
+  if len(texts) < 2:
+    raise UserError(
+      f"the card of {name} has {len(texts)} golden texts",
+      "without --fixtures they are what is probed, and they are ids or chats"
+      " of several turns here",
+      "give --fixtures=FILE.jsonl",
+    )
+  scorer = reward_models.scorer(found)
+  assert scorer.score is not None
+  value = np.asarray(scorer.score(texts).value, float)
+  value = np.nan_to_num(value, nan=-np.inf)
+  good = value > np.median(value)
+  rows = [
+    Fixture(row, float(g), i)
+    for i, (row, g) in enumerate(zip(texts, good, strict=True), 1)
+  ]
+  about = (
+    f"{name} (its own texts, {model.card.strings}; the upper half is good)"
+  )
+  return scorer._replace(name=about), rows
+
+
+def _said(value: Any) -> str | None:
+  """A text, or the content of the only message of a chat."""
+  if isinstance(value, list | tuple) and len(value) == 1:
+    value = value[0].get("content")
+  return value if isinstance(value, str) else None
 
 
 def _weight(text: str, part: str) -> float:
@@ -192,7 +250,7 @@ def _short(said: str, size: int = 100) -> str:
 
 def main(
   name: str,
-  path: str,
+  path: str | None = None,
   threshold: float | None = None,
   seed: int = 0,
   as_json: bool = False,

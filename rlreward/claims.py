@@ -40,6 +40,9 @@ def run(
     The result: arms with first and last evaluations, mean and spread, training
     metrics of the last tenth of the steps ("train" of a run), whether the claim
     holds, wall time, commit.
+
+  Raises:
+    UserError: a run was asked to stop; nothing is written then.
   """
   study = config_lib.study(spec)
   base = config_lib.load(spec)
@@ -53,6 +56,12 @@ def run(
       config = config_lib.replace(base, changes)
       folder = pathlib.Path(workdir) / study.name / arm.name / f"seed_{seed}"
       found = train.run(config, folder, stage=f"{arm.name}, seed {seed}")
+      if found.stopped:
+        raise errors.UserError(
+          f"arm {arm.name}, seed {seed}, was stopped before its end",
+          "a claim is judged on whole runs",
+          "run the same command again: it goes on where this stopped",
+        )
       evals = {str(k): v for k, v in sorted(found.evals.items())}
       steps = list(evals)
       rows.append(

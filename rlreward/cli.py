@@ -128,16 +128,16 @@ def _export(args: Any, overrides: list[str]) -> int:
 
 
 def _score(args: Any, overrides: list[str]) -> int:
-  from rlreward import reward_models, scoring
+  from rlreward import reward_models, runs, scoring
 
   del overrides
-  found = reward_models.load(
-    args.model,
-    dtype=args.dtype,
-    output=args.output,
-    max_length=args.max_length,
-    batch=args.batch,
-  )
+  limits = {"max_length": args.max_length, "batch": args.batch}
+  if runs.holds(args.model):
+    found = runs.reward_model(args.model, **limits)
+  else:
+    found = reward_models.load(
+      args.model, dtype=args.dtype, output=args.output, **limits
+    )
   print(f"{args.model}: {found.note}", file=sys.stderr)
   counts = scoring.run(
     found,
@@ -148,6 +148,27 @@ def _score(args: Any, overrides: list[str]) -> int:
     normalise=args.normalise,
   )
   print(f"wrote {args.out}: {counts.text()}")
+  return 0
+
+
+def _card(args: Any, overrides: list[str]) -> int:
+  from rlreward import reward_models
+
+  del overrides
+  found = reward_models.calibrate(
+    args.model,
+    args.input,
+    dtype=args.dtype,
+    output=args.output,
+    max_length=args.max_length,
+    batch=args.batch,
+  )
+  card = found.model.card
+  print(
+    f"wrote the card of {args.model}: {card.texts} answers, mean"
+    f" {card.mean:.4g}, scale {card.scale:.4g}, strings are {card.strings};"
+    f" {found.note}"
+  )
   return 0
 
 
@@ -208,27 +229,24 @@ def _doctor(args: Any, overrides: list[str]) -> int:
 
 
 def _list(args: Any, overrides: list[str]) -> int:
-  from rlreward import registry
+  from rlreward import papers, registry
 
   del overrides
   root = pathlib.Path(__file__).resolve().parent
-  configs = [
-    p for p in (root / "configs", root.parent / "configs") if p.is_dir()
-  ]
   tables = {
     "algorithms": [
       root / "algorithms" / f"{n}.py" for n in registry.names("algorithms")
     ],
     "tasks": [root / "tasks" / f"{n}.py" for n in registry.tasks()],
-    "configs": [
-      f for p in configs for f in sorted(p.glob("*.py")) if f.stem != "common"
-    ],
+    "configs": [f for f in papers.files() if f.stem != "common"],
   }
   for name, files in tables.items():
     if args.what in ("all", name):
       print(name)
       for file in files:
         print(f"  {file.stem:14} {_first_line(file)}")
+  if args.what in ("all", "papers"):
+    print("papers", *papers.lines(papers.papers()), sep="\n")
   if args.what in ("all", "models"):
     from rlreward.models import families
 
@@ -251,6 +269,7 @@ _RUN = {
   "sample": _sample,
   "export": _export,
   "score": _score,
+  "card": _card,
   "reference": _reference,
   "report": _report,
   "eval-rm": _eval_rm,

@@ -16,6 +16,7 @@ VERBS = {
   "sample": "complete prompts with a run or a checkpoint directory",
   "export": "write a run's policy as a Hugging Face directory",
   "score": "a reward model's scores beside the rows of a JSONL; it resumes",
+  "card": "mean, scale and golden scores beside a reward model without them",
   "reference": "write a reference's log-probs beside pairs or labelled answers",
   "report": "write a run as one HTML page: curves, findings, samples",
   "eval-rm": "scores of a reward model on a benchmark, subset by subset",
@@ -126,14 +127,23 @@ def parser() -> argparse.ArgumentParser:
            " --out=s.jsonl\n  rlreward score --model=path/to/hf"
            " --input=rows.jsonl.gz --out=s.jsonl --tokens")  # fmt: skip
   p.add_argument("--model", required=True, help="a directory or a hub name")
-  p.add_argument("--input", required=True, help="JSONL: prompt and completion,"
-                 " completions, or chosen + rejected; messages")  # fmt: skip
+  p.add_argument("--input", required=True, help="JSONL(.gz) or parquet:"
+                 " prompt, completion(s); a pair; messages")  # fmt: skip
   p.add_argument("--out", required=True, help="a JSONL that does not exist")
   p.add_argument("--column", default="score", help="name of the score")
   p.add_argument("--tokens", action="store_true", help="a value of each token")
   p.add_argument("--normalise", action="store_true", help="mean 0, scale 1")
   p.add_argument("--batch", type=int, default=16, help="rows of a program")
   p.add_argument("--max_length", type=int, help="tokens; longer rows get null")
+  p.add_argument("--dtype", help="float32 or bfloat16; default the model's")
+  p.add_argument("--output", type=int, help="which output is the score")
+  p = verb("card", "  rlreward card --model=path/to/hf --input=answers.jsonl\n"
+           "  rlreward card --model=path/to/hf --input=answers.parquet"
+           " --output=0")  # fmt: skip
+  p.add_argument("--model", required=True, help="a directory without a card")
+  p.add_argument("--input", required=True, help="answers, as those of score")
+  p.add_argument("--batch", type=int, default=16, help="rows of a program")
+  p.add_argument("--max_length", type=int, help="tokens of the longest text")
   p.add_argument("--dtype", help="float32 or bfloat16; default the model's")
   p.add_argument("--output", type=int, help="which output is the score")
   p = verb("reference", "  rlreward reference --config=configs/pairs.py"
@@ -162,12 +172,15 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--scores", required=True, help="JSONL, right answers first")
   p.add_argument("--spec", default="pairs", help="rewardbench2, rmbench, ..")
   p.add_argument("--out", help="a JSON file that does not exist")
-  p = verb("audit-reward", "  rlreward audit-reward judge.py:f --fixtures=f."
-           "jsonl\n  rlreward audit-reward a.py:f@0.5,b.py:g --fixtures=f.jsonl"
-           " --json")  # fmt: skip
-  p.add_argument("name", help="file.py:function or package.module:function")
-  p.add_argument("--fixtures", required=True, help="JSONL: prompt, completion,"
-                 " label, tags, columns; first line {'spec': ..}")  # fmt: skip
+  p = verb(
+    "audit-reward",
+    "  rlreward audit-reward a.py:f@0.5,b.py:g"
+    " --fixtures=f.jsonl --json\n  rlreward audit-reward exported",
+  )
+  p.add_argument("name", help="file.py:function, package.module:function, or"
+                 " the directory of a reward model")  # fmt: skip
+  p.add_argument("--fixtures", help="JSONL: prompt, completion, label, tags,"
+                 " columns; a spec first; a directory needs none")  # fmt: skip
   p.add_argument("--threshold", type=float, help="accepted from this value on")
   p.add_argument("--seed", type=int, default=0, help="of the probes")
   p.add_argument("--json", action="store_true", help="print JSON")
@@ -182,6 +195,6 @@ def parser() -> argparse.ArgumentParser:
     "what",
     nargs="?",
     default="all",
-    choices=["all", "algorithms", "tasks", "configs", "models"],
+    choices=["all", "algorithms", "papers", "tasks", "configs", "models"],
   )
   return parser

@@ -58,7 +58,8 @@ NEEDED = (
   "filter_on", "refill_rounds", "reference", "model", "sampling", "loss",
   "kl_reward", "shaping", "credit", "critic", "off_policy", "preference",
   "rounds", "distill", "teacher", "reward_model", "learned", "ensemble",
-  "best_of_n", "ahead", "rollout_devices", "optimizer", "task", "mesh", "eval",
+  "remodetect", "best_of_n", "ahead", "rollout_devices", "optimizer", "task",
+  "mesh", "eval",
   "frontier", "log", "checkpoint", "start",
 )  # fmt: skip
 

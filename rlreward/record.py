@@ -13,11 +13,12 @@ import numpy as np
 
 from rlreward import metrics, registry, sharding
 from rlreward.steps import judge
+from rlreward.tasks import census
 from rlreward.types import FINISH_NAMES, Rollout, Score, Task
 
 
 def banner(
-  config, actor, abstract, mesh, workdir, command, stage, begun
+  config, actor, abstract, mesh, workdir, command, stage, begun, task
 ) -> list[str]:
   """What is about to run, in the words of the config."""
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
@@ -56,12 +57,31 @@ def banner(
       f"{b} rows per update, microbatch {config.microbatch or b}",
       "loss " + (module.__doc__ or "").splitlines()[0],
     ]
+  lines += data_lines(task)
   lines.append(f"output {_here(workdir)}")
   if begun:
     lines.append(f"resumes from the checkpoint of step {begun}")
   elif command:
     lines.append(f"resume with the same command: {command}")
   return lines
+
+
+def data_lines(task: Task) -> list[str]:
+  """What is known of the rows of each split that has been read."""
+  report = task.spec.get("report", {})
+  return [x for name, found in report.items() for x in found.lines(name)]
+
+
+def write_data(workdir: pathlib.Path, task: Task) -> None:
+  """Writes `data.json`, the counts of every split read so far, on process 0.
+
+  Args:
+    workdir: the run directory.
+    task: of judged rows or of text; nothing is written for another one.
+  """
+  report = task.spec.get("report", {})
+  if report and jax.process_index() == 0:
+    census.write(report, workdir / "data.json")
 
 
 def _kl_line(config) -> str:

@@ -69,7 +69,11 @@ def task(config: Any) -> Any:
   # Text is cut by the model's own tokenizer unless another one is named.
   if "tokenizer" in module.defaults() and not section.get("tokenizer"):
     section["tokenizer"] = config.model.path
-  return with_gold(config, module.make(section))
+  from rlreward import model_rewards
+
+  return with_gold(
+    config, model_rewards.with_model(config, module.make(section))
+  )
 
 
 def with_gold(config: Any, task: Task) -> Task:
@@ -78,7 +82,8 @@ def with_gold(config: Any, task: Task) -> Task:
   Args:
     config: the run's; `eval.gold` is "file.py:function" or "package:function":
       (Rollout, batch) -> Score and compiled where the task's own reward is,
-      else a reward function like those of `task.rewards`.
+      else a reward function like those of `task.rewards`; or the directory of
+      a reward model.
     task: whose reward stays what is trained on.
 
   Raises:
@@ -93,6 +98,10 @@ def with_gold(config: Any, task: Task) -> Task:
       "it is evaluated beside what is trained on, and here that is nothing",
       "name it in task.rewards, which judges the evaluations then",
     )
+  if pathlib.Path(path).is_dir():
+    from rlreward import model_rewards
+
+    return task._replace(gold=model_rewards.load(path, task))
   if not task.spec["on_device"]:
     from rlreward.rewards import function
     from rlreward.tasks import text

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlreward import held_rows
 from rlreward.errors import UserError
 from rlreward.evals.audit import Scorer
 from rlreward.evals.probes import Row
@@ -17,15 +17,15 @@ from rlreward.models import (
   ensemble_card,
   hf_files,
   reward_card,
+  reward_heads,
   transformer,
 )
 from rlreward.rewards import learned, members
 from rlreward.rewards.learned import Learned
-from rlreward.tasks import columns, data, scored, text, tokens
+from rlreward.tasks import scored, sources, tokens
 from rlreward.types import Score, Task
 
 GOLDEN = 8  # texts whose scores are kept
-HELD_OUT = 128  # answers that mean and scale of scores are of
 
 
 class Loaded(NamedTuple):
@@ -154,6 +154,102 @@ def join(
   return Loaded(model, each[0].tokenizer, note, name)
 
 
+def golden(path: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
+  """The golden rows of a reward model, or of an ensemble's first member.
+
+  Args:
+    path: the directory.
+  """
+  folder = hf_files.resolve(path)
+  several = ensemble_card.read(folder)
+  if several is not None:
+    folder = folder / several.members[0].path
+  card = reward_card.read(folder)
+  return [g.row for g in card.golden] if card else []
+
+
+def calibrate(
+  path: str | os.PathLike[str],
+  source: str | os.PathLike[str],
+  *,
+  dtype: str | None = None,
+  output: int | None = None,
+  max_length: int | None = None,
+  batch: int = 16,
+) -> Loaded:
+  """Writes the card of a model that has none, such as one of transformers.
+
+  Template and tokenizer are recorded as they are, mean and scale are those of
+  the answers given, and the first of them become golden.
+
+  Args:
+    path: a directory with a score head and no card.
+    source: answers, see `tasks.scored` and `tasks.sources`.
+    dtype: see `load`.
+    output: see `load`.
+    max_length: see `load`.
+    batch: see `load`.
+
+  Returns:
+    The model, loaded by its card.
+
+  Raises:
+    UserError: there is a card, or no answer that fits.
+  """
+  folder = hf_files.resolve(path)
+  for name in (reward_card.NAME, ensemble_card.NAME):
+    if (folder / name).exists():
+      raise UserError(
+        f"{folder / name} exists",
+        "it is not overwritten: scores were made by it",
+        "remove it to write another one",
+      )
+  found = load(
+    folder, dtype=dtype, output=output, max_length=max_length, batch=batch
+  )
+  assert isinstance(found.model, Learned)
+  limit = found.model.buckets[-1]
+  rows, ids = [], []
+  answers = sources.open_source(str(source))
+  for i in range(len(answers)):
+    for single in scored.singly(answers[i]):
+      own = found.encode(single).found[0].ids
+      if len(own) <= limit:
+        rows.append(single)
+        ids.append(own)
+  if not rows:
+    raise UserError(
+      f"no answer of {source} has {limit} tokens or fewer",
+      "mean and scale are those of its scores",
+      "give shorter answers, or raise --max_length",
+    )
+  scores = found.model.scores(ids)
+  config = found.model.model.config
+  card = found.model.card._replace(
+    dtype=config.dtype,
+    param_dtype=config.param_dtype,
+    max_length=limit,
+    source={"answers": str(source)},
+  )
+  reward_card.write(folder, _measured(card, rows, ids, scores))
+  return load(folder, batch=batch)
+
+
+def _measured(card, rows, ids, scores) -> reward_card.Card:
+  """The card with mean and scale of scores, and golden rows."""
+  golden = [
+    reward_card.Golden(r, i, float(str(s)))
+    for r, i, s in zip(rows, ids, scores, strict=True)
+  ][:GOLDEN]
+  spread = float(np.std(scores.astype(np.float64)))
+  return card._replace(
+    mean=float(np.mean(scores.astype(np.float64))),
+    scale=spread if spread > 0 else 1.0,
+    texts=len(rows),
+    golden=golden,
+  )
+
+
 def scorer(found: Loaded) -> Scorer:
   """The model as a reward that can be audited; raw scores.
 
@@ -164,17 +260,18 @@ def scorer(found: Loaded) -> Scorer:
   def score(rows: Sequence[Row]) -> Score:
     value = np.full(len(rows), np.nan, np.float32)
     ids: list[list[int]] = []
-    places = []
+    places, starts = [], []
     for i, row in enumerate(rows):
       asked = {"prompt": row.prompt, "completion": row.completion}
       try:
-        own = found.encode(asked).found[0].ids
+        own = found.encode(asked).found[0]
       except UserError:
         continue  # an empty answer is no judgement, not a low score
-      if len(own) <= found.model.buckets[-1]:
+      if len(own.ids) <= found.model.buckets[-1]:
         places.append(i)
-        ids.append(own)
-    value[places] = found.model.scores(ids)
+        ids.append(own.ids)
+        starts.append(own.start)
+    value[places] = found.model.scores(ids, starts)
     return Score(value, np.isfinite(value))  # pyright: ignore
 
   return Scorer(found.name, score)
@@ -209,7 +306,7 @@ def record(
   if task.spec["tokenizer"] is None:
     return None
   tok = tokens.load(str(folder))
-  rows, limit = _held_out(config, task, tok)
+  rows, limit = held_rows.held_out(config, task, tok)
   chat = any(not isinstance(r.get("prompt", ""), str) for r in rows)
   params = variables["params"]
   card = reward_card.describe(tok, folder)._replace(
@@ -223,74 +320,53 @@ def record(
   ids = [
     scored.answers(tok, r, card.strings, card.read).found[0].ids for r in rows
   ]
-  scores = found.scores(ids)
-  golden = [
-    reward_card.Golden(r, i, float(str(s)))
-    for r, i, s in zip(rows, ids, scores, strict=True)
-  ][:GOLDEN]
-  spread = float(np.std(scores.astype(np.float64)))
-  card = card._replace(
-    mean=float(np.mean(scores.astype(np.float64))),
-    scale=spread if spread > 0 else 1.0,
-    texts=len(rows),
-    golden=golden,
-  )
-  reward_card.write(folder, card)
+  reward_card.write(folder, _measured(card, rows, ids, found.scores(ids)))
   return load(folder)
 
 
-def _held_out(
-  config: Any, task: Task, tok: tokens.Tokens
-) -> tuple[list[dict[str, Any]], int]:
-  """(different answers that fit, tokens of the longest row trained on)."""
-  if config.task.name == "text":
-    c = data.section(config.task, text.defaults())
-    names = ("prompt_length", "answer_length")
-    limit = sum(columns.lengths(c[name])[-1] for name in names)
-    found = _texts(c, tok, limit)
-  else:
-    stream = task.preferences or task.labelled
-    assert stream is not None  # a reward model was trained on one of them
-    batch = next(stream("test", GOLDEN, 0))
-    attend = np.asarray(batch["attend"], bool)
-    rows = zip(np.asarray(batch["tokens"]), attend, strict=True)
-    limit = attend.shape[1]
-    found = iter([{"tokens": t[a].tolist()} for t, a in rows])
-  seen: list[dict[str, Any]] = []
-  for row in itertools.islice(found, 4 * HELD_OUT):
-    if row not in seen:
-      seen.append(row)
-  if not seen:
+def native(
+  folder: pathlib.Path,
+  config: Any,
+  task: Task,
+  model: transformer.Model,
+  variables: Any,
+  head: reward_heads.Head,
+  *,
+  max_length: int | None = None,
+  batch: int = 16,
+) -> Loaded:
+  """A reward model straight from its run, with whatever head it has.
+
+  Args:
+    folder: the run's directory.
+    config: of the run.
+    task: of the run.
+    model: of the run.
+    variables: of the run, an adapter merged.
+    head: of the run.
+    max_length: longest row, tokens; that of training if None.
+    batch: rows of a program.
+
+  Raises:
+    UserError: no score in it, a task without a tokenizer, or features that are
+      columns of the data.
+  """
+  tok = task.spec["tokenizer"]
+  if not model.config.outputs or tok is None or head.columns:
     raise UserError(
-      f"no row of the task has {limit} tokens or fewer",
-      "golden scores are of its rows",
-      "raise task.prompt_length or task.answer_length",
+      f"{folder} has model.outputs={model.config.outputs},"
+      f" model.head.columns={head.columns} and"
+      f" {'no' if tok is None else 'a'} tokenizer",
+      "texts are scored by a head that reads nothing but them",
+      "give the run of a reward model on texts",
     )
-  return seen[:HELD_OUT], limit
-
-
-def _texts(
-  c: Mapping[str, Any], tok: tokens.Tokens, limit: int
-) -> Iterator[dict[str, Any]]:
-  """Prompts with an answer, of the test split where there is one."""
-  opened = columns.open_splits(c)
-  split = "test" if "test" in opened else "train"
-  source, _ = opened[split]
-  name = columns.prompt_column(c, source[0])
-  select = columns.selector(c, split, name)
-  for i in range(len(source)):
-    row = source[i]
-    if select is not None and not select(row):
-      continue
-    if columns.has_pairs(c, row):
-      prompt, *said = columns.pair_values(c, name, row)
-    else:
-      prompt, said = row[name], [row[c["completion"]]]
-    for answer in said:
-      made = {"prompt": prompt, "completion": answer}
-      try:
-        ids = scored.encode(tok, prompt, answer, "plain", "answer_end").ids
-      except UserError:
-        continue  # training left it out as well, or said so
-      if len(ids) <= limit:
-        yield made
+  rows, limit = held_rows.held_out(config, task, tok)
+  chat = any(not isinstance(r.get("prompt", ""), str) for r in rows)
+  card = reward_card.describe(tok, folder)._replace(
+    strings="chat" if chat else "plain",
+    dtype=model.config.dtype,
+    max_length=limit,
+  )
+  own = Learned(model, variables, card, max_length or limit, batch, head)
+  note = f"the last checkpoint, a head of kind {head.kind}: nothing was checked"
+  return Loaded(own, tok, note, str(folder))

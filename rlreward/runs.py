@@ -309,11 +309,48 @@ def export(run: str | pathlib.Path, out: str | pathlib.Path) -> str:
   return f"rlreward score --model={out} --input=rows.jsonl --out=scores.jsonl"
 
 
+def holds(path: str | pathlib.Path) -> bool:
+  """Whether a directory is a run, not an exported model."""
+  return (pathlib.Path(path) / "checkpoints").is_dir()
+
+
+def reward_model(run: str | pathlib.Path, **limits: Any):
+  """The reward model of a run, see `reward_models.native`.
+
+  Args:
+    run: a run directory.
+    limits: `max_length` and `batch`.
+
+  Raises:
+    UserError: as `load` and `reward_models.native`.
+  """
+  from rlreward import reward_models
+
+  found = load(run)
+  return reward_models.native(
+    pathlib.Path(run),
+    found.config,
+    found.task,
+    found.model,
+    found.variables,
+    roles.policy(found.config.model).head,
+    **limits,
+  )
+
+
 def _export(found: Loaded, run: str | pathlib.Path, folder: pathlib.Path):
   """Writes one model; a reward model gets its record."""
   from rlreward import reward_models
   from rlreward.models import hf_files, pretrained
 
+  kind = roles.policy(found.config.model).head.kind
+  if kind != "scalar":
+    raise errors.UserError(
+      f"{run} has model.head.kind={kind!r}",
+      "no class of transformers has such a head, and without it the scores"
+      " would be others",
+      f"score from the run itself: rlreward score --model={run} ...",
+    )
   path = found.config.model.path
   source = pretrained.resolve(path) if path else None
   params = found.variables["params"]

@@ -1,4 +1,4 @@
-"""Scores of a JSONL of any size by a reward model; nothing is lost or cut.
+"""Scores of a file of any size by a reward model; nothing is lost or cut.
 
 The input is read in windows of lines. A window's answers are sorted into
 buckets of length, scored by one program for each bucket, and written in the
@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from rlreward.errors import UserError
@@ -69,7 +70,8 @@ def run(
 
   Args:
     found: the model.
-    source: a JSONL, plain or .gz; see `tasks.scored` for its columns.
+    source: a JSONL, plain or .gz, or a .parquet; see `tasks.scored` for its
+      columns.
     out: a file that does not exist; `out.partial` is resumed.
     column: name of the score; several are its plural.
     traces: also write `<column>_tokens`: ids, values at each of them, and
@@ -158,11 +160,34 @@ def _resume(partial, state, about, path, writer, size) -> tuple[int, int]:
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
-  """(number from 1, bytes without the newline) of each line."""
+  """(number from 1, bytes without the newline) of each line or row."""
+  if path.suffix == ".parquet":
+    yield from _parquet(path)
+    return
   opened = gzip.open if path.suffix == ".gz" else open
   with opened(path, "rb") as file:
     for number, line in enumerate(file, 1):
       yield number, line.rstrip(b"\r\n")
+
+
+def _parquet(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+  """(number from 1, JSON) of each row; what JSON lacks becomes its text."""
+  import pyarrow
+  import pyarrow.parquet
+
+  number = 0
+  try:
+    with pyarrow.parquet.ParquetFile(path) as file:
+      for part in file.iter_batches(batch_size=1024):
+        for row in part.to_pylist():
+          number += 1
+          yield number, json.dumps(row, default=str).encode()
+  except (pyarrow.ArrowException, OSError) as error:
+    raise UserError(
+      f"{path} cannot be read after row {number}: {error}",
+      "rows would be missing",
+      "write the file again, or convert it to .jsonl",
+    ) from error
 
 
 class _Writer:
@@ -176,8 +201,8 @@ class _Writer:
   def about(self) -> dict[str, Any]:
     """What the output depends on, apart from the input."""
     model = self.found.model
-    params = model.variables["params"]["score"]["kernel"]
-    weights = np.asarray(params).tobytes()
+    leaves = jax.tree.leaves(model.variables["params"]["score"])
+    weights = b"".join(np.asarray(x).tobytes() for x in leaves)
     card = json.dumps(model.card._asdict(), sort_keys=True, default=str)
     return {
       "model": hashlib.sha256(weights + card.encode()).hexdigest(),
@@ -271,7 +296,7 @@ class _Writer:
     """(score or None, trace or None) of each answer."""
     model, ids = self.found.model, [a.ids for a in answers]
     adjust = model.normalised if self.normal else (lambda x: x)
-    value = adjust(model.scores(ids))
+    value = adjust(model.scores(ids, [a.start for a in answers]))
     if not self.traces:
       return [(_plain(v), None) for v in value]
     out = []

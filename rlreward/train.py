@@ -14,14 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlreward import (
-  attainable,
-  errors,
-  metrics,
-  record,
-  sharding,
-  stages,
-)
+from rlreward import attainable, errors, metrics, record, sharding, stages
 from rlreward import config as config_lib
 from rlreward.checkpoint import Checkpointer
 from rlreward.steps import judge as judge_lib
@@ -153,10 +146,9 @@ def _stage(
     )
     stack.callback(writer.close)
     writer.banner(
-      record.banner(
-        config, actor, abstract, mesh, workdir, command, stage.label, begun
-      )
-    )
+      record.banner(config, actor, abstract, mesh, workdir, command,
+                    stage.label, begun, task)
+    )  # fmt: skip
     record.write_command(workdir, command)
     evals = record.old_evals(workdir, begun)
     counter = stack.enter_context(metrics.CompileCounter(warn=writer.line))
@@ -165,6 +157,7 @@ def _stage(
     judge = _Judge(
       config, task, method, place, writer, workdir, counter, tracker
     )
+    record.write_data(workdir, task)
     stopping = stack.enter_context(contextlib.closing(_Signals()))
     stack.callback(saver.close)
 

@@ -24,6 +24,14 @@ CHANGES = {
   "dpo": {},
   "kto": {},
   "reward_model": {"model__outputs": 1},
+  "helpsteer2": {"steer__samples": 3},
+  "helpsteer2_pref": {"model__outputs": 1},
+  "gated": {
+    "model__outputs": 2,
+    "model__head__kind": "gated",
+    "model__head__hidden": 4,
+  },
+  "remodetect": {"model__outputs": 1},
   "summarize": {
     "kl_reward__beta": 0.1,
     "learned__stage": 1,
@@ -39,13 +47,24 @@ CHANGES = {
     "ensemble__pretrain": 2,
     "ensemble__finetune": 2,
   },
+  "rewardbench2": {
+    "model__outputs": 1,
+    "ensemble__pretrain": 1,
+    "ensemble__finetune": 2,
+    "ensemble__flip": 0.5,
+  },
 }
-PAIRS = ("dpo", "kto", "reward_model", "ensembles")
+PAIRS = (
+  "dpo", "kto", "reward_model", "gated", "remodetect", "ensembles",
+  "helpsteer2_pref", "rewardbench2",
+)  # fmt: skip
+HEADS = {"gated": "reward_model"}  # a head of an algorithm
 
 
 def trained(name, shape):
   """(parameters, loss) after two steps, and those at the start."""
-  c = nano.config(algorithm=name, microbatch=8, **CHANGES[name])
+  algorithm = HEADS.get(name, name)
+  c = nano.config(algorithm=algorithm, microbatch=8, **CHANGES[name])
   if name in PAIRS:
     c.prompts_per_step = 8
   count = shape[0] * shape[1] * shape[2]
@@ -54,7 +73,7 @@ def trained(name, shape):
     task = nano.task()
     if name in PAIRS:
       task = arithmetic.make({"name": "arithmetic", "digits": 1})
-    method = registry.algorithm(name).make(c, task)
+    method = registry.algorithm(algorithm).make(c, task)
     axes = roles.policy(c.model).axes
     key = jax.random.key(0)
     abstract = jax.eval_shape(method.init, key)

@@ -1,11 +1,15 @@
 """rlreward audit-reward: exit codes, text, JSON, and wrong fixtures."""
 
+import importlib
 import json
+import pathlib
+import pkgutil
 
 import paths
 import pytest
 
-from rlreward import audit, cli
+from rlreward import audit, cli, rewards
+from rlreward.rewards.runner import RewardFunction
 
 JUDGE = """
 def exact(completion, answer):
@@ -170,3 +174,48 @@ def test_fixtures_that_are_no_text_are_refused(capsys):
 def test_the_probes_follow_the_seed():
   report = audit.run("judge.py:holds", "f.jsonl", seed=3)
   assert report == audit.run("judge.py:holds", "f.jsonl", seed=3)
+
+
+# Every reward that the package ships: its fixtures, and a threshold of its own.
+SHIPPED = {
+  "rlreward.rewards.execute:sql": ("sql", None),
+  "rlreward.rewards.execute:sql_partial": ("sql", 1.0),
+  "rlreward.rewards.execute:python_rlimit": ("python", None),
+}
+# The same function under other guards: off runs nothing, and a container needs
+# an engine that few test machines have.
+GUARDED = {
+  "rlreward.rewards.execute:python",
+  "rlreward.rewards.execute:python_container",
+}
+FOLDER = pathlib.Path(rewards.__file__).parent
+
+
+def test_no_reward_is_shipped_without_an_audit():
+  found = set()
+  for module in pkgutil.iter_modules([str(FOLDER)]):
+    if not module.name.endswith("_child"):  # programs of other processes
+      loaded = importlib.import_module(f"rlreward.rewards.{module.name}")
+      found |= {
+        f"{loaded.__name__}:{k}"
+        for k, v in vars(loaded).items()
+        if isinstance(v, RewardFunction)
+      }
+  assert found == GUARDED | set(SHIPPED)
+  files = {f.stem for f in (FOLDER / "fixtures").glob("*.jsonl")}
+  assert files == {fixtures for fixtures, _ in SHIPPED.values()}
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(n, marks=pytest.mark.slow if "python" in n else ())
+    for n in SHIPPED
+  ],
+)
+def test_every_shipped_reward_passes_its_own_audit(name):
+  fixtures, threshold = SHIPPED[name]
+  path = FOLDER / "fixtures" / f"{fixtures}.jsonl"
+  report = audit.run(name, path, threshold=threshold)
+  assert report["rows"] >= 60
+  assert report["passed"], audit.text(report)

@@ -72,6 +72,17 @@ def needed(name, **changes):
     "reward_model": lambda: {"model__outputs": 1},
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
     "topology": lambda: {"model__outputs": 1},
+    "remodetect": lambda: {"model__outputs": 1},
+    "helpsteer2_pref": lambda: {"model__outputs": 1},
+    "helpsteer2": lambda: {"steer__samples": 3},
+    "m_rewardbench": lambda: {"model__outputs": 1},
+    "rag_rewardbench": lambda: {"model__outputs": 1},
+    "rewardbench2": lambda: {
+      "model__outputs": 1,
+      "ensemble__pretrain": 1,
+      "ensemble__finetune": 2,
+      "ensemble__flip": 0.5,
+    },
     "ensembles": lambda: {
       "model__outputs": 1,
       "ensemble__pretrain": 2,

@@ -68,7 +68,8 @@ BUDGET = {"update": 80, "sample": 70}
 
 
 ALGORITHMS = (
-  "ppo", "remax", "raft", "dpo", "kto", "reward_model", "ensembles"
+  "ppo", "remax", "raft", "dpo", "kto", "reward_model", "gated", "remodetect",
+  "ensembles", "helpsteer2", "helpsteer2_pref", "rewardbench2",
 )  # fmt: skip
 
 

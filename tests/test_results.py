@@ -5,7 +5,7 @@ import json
 import paths
 import pytest
 
-from rlreward import claims, config
+from rlreward import claims, config, errors, train
 
 FILES = [
   path
@@ -46,3 +46,11 @@ def test_the_last_tenth_of_training(tmp_path):
   text = "".join(f"{json.dumps(r)}\n" for r in rows)
   (tmp_path / "metrics.jsonl").write_text(text)
   assert claims._late(tmp_path) == {"kl": 29.0, "reward": 0.5}
+
+
+def test_a_stopped_run_is_no_result(tmp_path, monkeypatch):
+  stopped = train.Result(None, {}, tmp_path, None, None, stopped=True)  # pyright: ignore[reportArgumentType]
+  monkeypatch.setattr(train, "run", lambda *_, **__: stopped)
+  with pytest.raises(errors.UserError, match="same command"):
+    claims.run("configs/quickstart.py:mini", [3], tmp_path, tmp_path / "out")
+  assert not (tmp_path / "out").exists()

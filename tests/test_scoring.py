@@ -353,11 +353,11 @@ def test_killed_and_resumed_is_the_same_file(found, tmp_path, monkeypatch):
   calls = []
   scores = learned.Learned.scores
 
-  def dies(self, rows):
+  def dies(self, rows, starts=None):
     calls.append(len(rows))
     if len(calls) == 2:
       raise KeyboardInterrupt
-    return scores(self, rows)
+    return scores(self, rows, starts)
 
   with monkeypatch.context() as patch:
     patch.setattr(learned.Learned, "scores", dies)

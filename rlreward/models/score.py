@@ -103,11 +103,31 @@ def completion_states(
   Returns:
     [N, T, D]; entry t has read tokens[:, : P + t + 1].
   """
+  return both_states(model, variables, tokens, attend, prompt_length, share)[1]
+
+
+def both_states(
+  model: transformer.Model,
+  variables,
+  tokens: Array,
+  attend: Array,
+  prompt_length: int,
+  share: int = 1,
+) -> tuple[Array, Array]:
+  """Hidden states of prompts and of completions, each prompt once.
+
+  Args:
+    model, variables, tokens, attend, prompt_length, share: as of
+      `completion_states`.
+
+  Returns:
+    ([N / share, P, D], [N, T, D]).
+  """
   p = prompt_length
   prompt, prompt_attend = (_prompts(x, p, share) for x in (tokens, attend))
   return model.together(
     variables, prompt, prompt_attend, tokens[:, p:], attend[:, p:]
-  )[1]
+  )
 
 
 def _prompts(x: Array, p: int, share: int) -> Array:

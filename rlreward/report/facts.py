@@ -46,6 +46,8 @@ FACTS = {
     "share",
     "above 0.5 and rising; held out (eval/held/*) it is what counts",
   ),
+  "bench/<name>": ("share", "above random/<name>"),
+  "random/<name>": ("share", "chance: 1/4 of four, 1/2 of two, kappa 0"),
   "chosen_reward": (
     "nats",
     "apart; both falling means that the policy leaves both",
@@ -54,6 +56,11 @@ FACTS = {
     "share",
     "rises towards 1; below 0 the critic harms",
   ),
+  "ess": (
+    "answers",
+    "above 1; near 1 at first, where one answer outweighs its group",
+  ),
+  "kl_group": ("nats", "falls to 0"),
   "divergence": ("nats per token", "falls"),
   "selected": ("share", "above 0; 0 trains nothing"),
   "best_of/<n>": ("reward", "rises with n"),

@@ -12,7 +12,7 @@ the row keeps its judgement; otherwise it is invalid, never a reward of zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +128,130 @@ def gated(gate: str, above: float = 0.0, otherwise: float = 0.0) -> Shaping:
     return _judged(score, value, ~jnp.isnan(r))
 
   return shaping.stateless(run, reads=(gate,))
+
+
+def table(
+  right: str,
+  formed: str,
+  values: Sequence[Sequence[float]],
+  above: float = 0.5,
+) -> Shaping:
+  """A 2 x 2 lookup of correctness and format.
+
+    value = values[right > above][formed > above]
+
+  SimpleRL-Zoo's strict form is ((-1, -0.5), (0.5, 1)), its released one
+  ((0, 0), (1, 1)).
+
+  Args:
+    right: component of correctness.
+    formed: component of the format.
+    values: rewards of (wrong, right) x (unformed, formed).
+    above: a component holds above it.
+
+  Raises:
+    UserError: no 2 x 2 table of finite numbers.
+
+  Reference: SimpleRL-Zoo, arXiv 2503.18892.
+  """
+  look = np.asarray(values, np.float32)
+  if look.shape != (2, 2) or not np.isfinite(look).all():
+    raise UserError(
+      f"the table {values} has the shape {look.shape}",
+      "it has a row for wrong and for right, and two finite numbers in each",
+      "give such as ((-1, -0.5), (0.5, 1))",
+    )
+
+  def run(score: Score, rollout: Rollout) -> Score:
+    del rollout
+    parts = [shaping.part(score, name) for name in (right, formed)]
+    r, f = ((p > above).astype(jnp.int32) for p in parts)
+    known = jnp.isfinite(parts[0]) & jnp.isfinite(parts[1])
+    return _judged(score, jnp.asarray(look)[r, f], known)
+
+  return shaping.stateless(run, reads=(right, formed))
+
+
+def branch(which: str, yes: str, no: str, above: float = 0.5) -> Shaping:
+  """One of two components, as a third says: the type of a question.
+
+  Args:
+    which: component that chooses.
+    yes: the reward where it lies above.
+    no: the reward elsewhere; the one that is not chosen may be unknown.
+    above: see `which`.
+
+  Reference: R3, arXiv 2402.03469.
+  """
+
+  def run(score: Score, rollout: Rollout) -> Score:
+    del rollout
+    by = shaping.part(score, which)
+    value = jnp.where(by > above, *(shaping.part(score, n) for n in (yes, no)))
+    return _judged(score, value, jnp.isfinite(by))
+
+  return shaping.stateless(run, reads=(which, yes, no))
+
+
+def factors(groups: Sequence[Sequence[str]], floor: float = 0.0) -> Shaping:
+  """Product of the means of groups of components, each no less than a floor.
+
+    value = prod_g max(floor, mean of the components of g)
+
+  Args:
+    groups: names; a group of one is a factor of its own.
+    floor: what smaller factors become: two bad ones must not make a good one.
+
+  Raises:
+    UserError: no groups, an empty one, or a name that stands twice.
+
+  Reference: GoT-R1, arXiv 2505.17022; R3, arXiv 2402.03469.
+  """
+  members = tuple(tuple(g) for g in groups)
+  names = tuple(n for g in members for n in g)
+  _named(names)
+  if not all(members):
+    raise UserError(
+      f"the factors {list(members)} have an empty group",
+      "the mean of no reward is not known",
+      "name one component at least in each group",
+    )
+
+  def run(score: Score, rollout: Rollout) -> Score:
+    del rollout
+    means = [jnp.mean(_parts(score, g), -1) for g in members]
+    r_NxG = jnp.stack(means, -1)
+    value = rules.aggregate(r_NxG, "product", None, floor=floor)
+    return _judged(score, value, jnp.all(jnp.isfinite(r_NxG), -1))
+
+  return shaping.stateless(run, reads=names)
+
+
+def paid_by_length(
+  curve: Callable[..., Array], right: str = "", into: str = "length"
+) -> Shaping:
+  """Adds a curve of the number of tokens that the policy chose.
+
+  Args:
+    curve: (length f32[N]) -> f32[N], of `ops.lengths` with its options bound;
+      with `right` it is (length, right bool[N], group i32[N]) -> f32[N].
+    right: component of correctness, above 1/2 where right; "" for none.
+    into: component that holds what was added.
+  """
+
+  def run(score: Score, rollout: Rollout) -> Score:
+    n = jnp.sum(rollout.action, -1, dtype=jnp.float32)
+    known = score.valid
+    if right:
+      r = shaping.part(score, right)
+      known = known & jnp.isfinite(r)
+      paid = curve(n, r > 0.5, rollout.group)
+    else:
+      paid = curve(n)
+    out = _judged(score, score.value + paid, known)
+    return out._replace(components={**score.components, into: paid})
+
+  return shaping.stateless(run, reads=(right,) if right else ())
 
 
 def bounded(

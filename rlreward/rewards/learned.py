@@ -21,6 +21,7 @@ from rlreward.models import (
   hf_files,
   pretrained,
   reward_card,
+  reward_heads,
   transformer,
 )
 from rlreward.models.reward_card import Card
@@ -28,6 +29,7 @@ from rlreward.sampling.buckets import bucket
 from rlreward.types import Array, Rollout, Score
 
 Ids = Sequence[int]
+_SCALAR = reward_heads.Head()
 
 
 class Learned:
@@ -39,6 +41,7 @@ class Learned:
     card: how rows are padded and which output is the score.
     max_length: tokens of the longest row that is scored.
     batch: rows of a program.
+    head: how the score is read.
   """
 
   def __init__(
@@ -48,9 +51,10 @@ class Learned:
     card: Card,
     max_length: int,
     batch: int = 16,
+    head: reward_heads.Head = _SCALAR,
   ):
     self.model, self.variables, self.card = model, variables, card
-    self.batch = batch
+    self.batch, self.head = batch, head
     powers = [2**k for k in range(4, 30) if 2**k < max_length]
     self.buckets = (*powers, max_length)
 
@@ -63,11 +67,56 @@ class Learned:
   def _every(self) -> Callable[..., Array]:
     return jax.jit(functools.partial(heads.token_values, self.model))
 
-  def scores(self, rows: Sequence[Ids]) -> np.ndarray:
+  @functools.cached_property
+  def _whole(self) -> Callable[..., reward_heads.Reading]:
+    read = functools.partial(reward_heads.at_places, self.head, self.model)
+    return jax.jit(read)
+
+  def readings(
+    self, rows: Sequence[Ids], starts: Sequence[int]
+  ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Scores by a head that is more than a linear layer, and what is in them.
+
+    Args:
+      rows: N lists of ids, each of at most `max_length`.
+      starts: N, where the answers begin; from 1 for heads that read prompts.
+
+    Returns:
+      (f32[N], {"output_<k>", "gate_<k>" ..: f32[N]}).
+
+    Raises:
+      UserError: a row is empty or too long, or has no prompt.
+    """
+    if self.head.kind in reward_heads.PROMPTED and min(starts, default=1) < 1:
+      raise UserError(
+        "a row has no prompt that ends before its answer",
+        f"a head of kind {self.head.kind!r} reads the end of the prompt",
+        "give prompt and completion, not tokens alone",
+      )
+    out: dict[str, np.ndarray] = {}
+    for places, tokens, attend in batches(
+      rows, self.buckets, self.batch, self.card
+    ):
+      filled = places + places[-1:] * (self.batch - len(places))
+      first = np.argmax(attend, 1)
+      end = first + np.maximum([starts[i] for i in filled], 1) - 1
+      found = self._whole(self.variables, tokens, attend, end.astype(np.int32))
+      columns = {"value": found.value}
+      for name, x in {"output": found.outputs, **found.parts}.items():
+        columns |= {f"{name}_{k}": x[:, k] for k in range(x.shape[1])}
+      for name, x in columns.items():
+        out.setdefault(name, np.zeros(len(rows), np.float32))
+        out[name][places] = np.asarray(x)[: len(places)]
+    return out.pop("value", np.zeros(0, np.float32)), out
+
+  def scores(
+    self, rows: Sequence[Ids], starts: Sequence[int] | None = None
+  ) -> np.ndarray:
     """Scores at the last token of each row.
 
     Args:
       rows: N lists of ids, each of at most `max_length`.
+      starts: N, where the answers begin; read by some heads.
 
     Returns:
       f32[N].
@@ -75,6 +124,8 @@ class Learned:
     Raises:
       UserError: a row is empty or too long; nothing is cut.
     """
+    if self.head.kind != "scalar":
+      return self.readings(rows, starts or [0] * len(rows))[0]
     out = np.zeros(len(rows), np.float32)
     for places, tokens, attend in batches(
       rows, self.buckets, self.batch, self.card
@@ -91,7 +142,16 @@ class Learned:
 
     Returns:
       N arrays f32[tokens of the row].
+
+    Raises:
+      UserError: a head that reads whole answers.
     """
+    if self.head.kind != "scalar":
+      raise UserError(
+        f"a trace of a head of kind {self.head.kind!r}",
+        "it reads whole answers, and has no score at each token",
+        "leave --tokens away",
+      )
     out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
     for places, tokens, attend in batches(
       rows, self.buckets, self.batch, self.card
@@ -120,8 +180,16 @@ class Learned:
     del batch
     tokens, attend = np.asarray(rollout.tokens), np.asarray(rollout.attend)
     rows = [t[a].tolist() for t, a in zip(tokens, attend, strict=True)]
-    value = self.normalised(self.scores(rows))
-    return Score(jnp.asarray(value, jnp.float32), jnp.isfinite(value))
+    parts: dict[str, np.ndarray] = {}
+    if self.head.kind == "scalar":
+      value = self.scores(rows)
+    else:
+      before = np.cumsum(np.asarray(rollout.action), 1) == 0
+      value, parts = self.readings(rows, np.sum(attend & before, 1).tolist())
+    value = self.normalised(value)
+    valid = jnp.isfinite(value)
+    columns = {k: jnp.asarray(v) for k, v in parts.items()}
+    return Score(jnp.asarray(value, jnp.float32), valid, None, columns)
 
 
 def batches(
@@ -229,6 +297,10 @@ def check(found: Learned, where: str) -> None:
   rows = [list(g.tokens) for g in card.golden]
   config = found.model.config
   length = max(map(len, rows))
+  # Golden rows are read whole, also where longer rows are refused from now on.
+  whole = found
+  if length > found.buckets[-1]:
+    whole = Learned(found.model, found.variables, card, length, found.batch)
 
   def slot(side: str, at: int) -> Callable[[], np.ndarray]:
     """Scores read at a slot of padded rows, whatever it holds."""
@@ -252,7 +324,7 @@ def check(found: Learned, where: str) -> None:
     return run
 
   def earlier(k: int) -> Callable[[], np.ndarray]:
-    return lambda: found.scores([r[:-k] if len(r) > k else r for r in rows])
+    return lambda: whole.scores([r[:-k] if len(r) > k else r for r in rows])
 
   def computed(dtype: str) -> Callable[[], np.ndarray]:
     model = transformer.build(config.replace(dtype=dtype))
@@ -272,5 +344,5 @@ def check(found: Learned, where: str) -> None:
     "right", -1
   )
   others["pad side left, padding attended"] = slot("left", -1)
-  scores = found.scores(rows)
+  scores = whole.scores(rows)
   reward_card.check_scores(card, scores, others, where)

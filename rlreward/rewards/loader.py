@@ -1,4 +1,7 @@
-"""Objects by path: "package.module:name" or "path/to/file.py:name"."""
+"""Objects by path: "package.module:name" or "path/to/file.py:name".
+
+Our own rewards have short paths, such as "verify:math" and "execute:sql".
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,15 @@ from typing import Any
 from rlreward.errors import UserError
 from rlreward.rewards import values
 
-_FIX = "write 'package.module:function' or 'path/to/file.py:function'"
+_FIX = (
+  "write 'package.module:function', 'path/to/file.py:function', or one of"
+  " ours such as 'verify:math'"
+)
+# A file of the same name is still reached, as "verify.py:name".
+SHORT = {
+  "verify": "rlreward.rewards.verify",
+  "execute": "rlreward.rewards.execute",
+}
 
 
 def load(path: str) -> Any:
@@ -39,17 +50,24 @@ def load(path: str) -> Any:
       "an object is found by its module or file, a colon and its name",
       _FIX,
     )
+  own = place in SHORT
+  place = SHORT.get(place, place)
   module = _file(place) if place.endswith(".py") else _module(place)
   found: Any = module
   for part in name.split("."):
     names = dir(found)
     if part not in names:
       public = [n for n in names if not n.startswith("_")]
+      if own:  # modules of ours: the rewards in them, not what they import
+        kind = importlib.import_module("rlreward.rewards.runner").RewardFunction
+        public = [n for n in public if isinstance(getattr(found, n), kind)]
       near = difflib.get_close_matches(part, public, 1)
       raise UserError(
         f"{place} has no {part!r}; it has {sorted(public)[:20]}",
         f"{path!r} was asked for",
-        f"use {place}:{near[0]}" if near else "give one of these names",
+        f"use {path.rpartition(':')[0]}:{near[0]}"
+        if near
+        else "give one of these names",
       )
     found = getattr(found, part)
   return found

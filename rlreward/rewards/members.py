@@ -99,8 +99,11 @@ class Ensemble:
     found = aggregate.aggregate(r, rule, jnp.isfinite(r), coef=coef)
     return np.asarray(found, np.float32)
 
-  def scores(self, rows: Sequence[Ids]) -> np.ndarray:
+  def scores(
+    self, rows: Sequence[Ids], starts: Sequence[int] | None = None
+  ) -> np.ndarray:
     """f32[N]: the joined scores of rows; see `members`."""
+    del starts  # members are linear heads, which read no prompt
     return self.joined(self.members(rows))
 
   def traces(self, rows: Sequence[Ids]) -> list[np.ndarray]:

@@ -208,6 +208,13 @@ def check(config) -> None:
   """
   c, items = config.ensemble, config.prompts_per_step
   pieces = config.updates_per_step
+  kind = config.model.head.kind
+  if kind != "scalar":
+    raise errors.UserError(
+      f"model.head.kind={kind!r} with members of an ensemble",
+      "heads are drawn and read side by side as one linear layer each",
+      "set model.head.kind='scalar'",
+    )
   checks.counts(config, ("prompts_per_step", "steps", "updates_per_step"))
   number = "it is a number of members"
   checks.ranges(

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from rlreward import errors
+from rlreward.models import reward_heads
 from rlreward.models import score as score_lib
 from rlreward.ops import masked
 from rlreward.ops import reward_model as ops
-from rlreward.steps import checks, objective, roles
+from rlreward.steps import checks, objective, reward_head, roles
 from rlreward.types import Array, Task
 
 PAIRED = ("bradley_terry", "rao_kupper", "davidson")
@@ -31,6 +32,12 @@ def scores(
   actor: roles.Policy, variables, rows, slots: int, share: int
 ) -> Array:
   """f32[n, T, K]: outputs at the tokens of answers in the last T slots."""
+  if actor.head.kind != "scalar":
+    raise errors.UserError(
+      f"model.head.kind={actor.head.kind!r}",
+      "this method reads one linear layer at every token",
+      "set model.head.kind='scalar', or train it with algorithm=reward_model",
+    )
   tokens = rows["tokens"]
   x = score_lib.completion_states(
     actor.model,
@@ -49,6 +56,16 @@ def at_end(each: Array, rows, slots: int) -> Array:
   return jnp.take_along_axis(each, last[:, None, None], 1)[:, 0]
 
 
+def judged(
+  actor: roles.Policy, variables, rows, slots: int, share: int
+) -> reward_heads.Reading:
+  """What the model's head says of answers in the last T slots."""
+  if actor.head.kind == "scalar":
+    end = at_end(scores(actor, variables, rows, slots, share), rows, slots)
+    return reward_heads.Reading(end[:, 0], end, {})
+  return reward_head.judged(actor, variables, rows, slots, share)
+
+
 def check(config) -> None:
   """Refuses a model without a head and fields that cannot be.
 
@@ -64,7 +81,8 @@ def check(config) -> None:
       "set model.outputs=1",
     )
   several = ("mse", "huber", "bce")
-  if c.kind not in several and config.model.outputs != 1:
+  mixed = reward_head.check(config)
+  if c.kind not in several and config.model.outputs != 1 and not mixed:
     raise errors.UserError(
       f"model.outputs={config.model.outputs} with reward_model.kind={c.kind!r}",
       f"it is a loss of one score; {', '.join(several)} are of several",
@@ -154,12 +172,11 @@ def pairs(config, actor: roles.Policy, slots: int) -> objective.Objective:
 
   def terms(variables, frozen, rows, share):
     del frozen
-    each = scores(actor, variables, rows, slots, share)
-    end = at_end(each, rows, slots)[:, 0]
-    chosen, rejected = end[0::2], end[1::2]
+    found = judged(actor, variables, rows, slots, share)
+    chosen, rejected = found.value[0::2], found.value[1::2]
+    known = objective.valid(rows)[0::2]
     loss = compare(chosen, rejected, rows)
     loss += ops.centering_penalty(chosen, rejected, c.centering)
-    known = objective.valid(rows)[0::2]
     metrics = {
       "accuracy": ops.pair_accuracy(chosen, rejected),
       "margin": chosen - rejected,
@@ -168,7 +185,8 @@ def pairs(config, actor: roles.Policy, slots: int) -> objective.Objective:
     }
     metrics = jax.lax.stop_gradient(metrics)
     sums = {k: masked.masked_sum(v, known) for k, v in metrics.items()}
-    return masked.masked_sum(loss, known), sums
+    extra, more = reward_head.extra(c, found, rows)
+    return masked.masked_sum(loss, known) + extra, sums | more
 
   return objective.Objective(
     together=2,
@@ -200,8 +218,8 @@ def rankings(
 
   def terms(variables, frozen, rows, share):
     del frozen
-    each = scores(actor, variables, rows, slots, share)
-    score = at_end(each, rows, slots)[:, 0].reshape(-1, answers)
+    found = judged(actor, variables, rows, slots, share)
+    score = found.value.reshape(-1, answers)
     rank, known = listed(rows)
     loss = ops.plackett_luce(scale * score, rank, known)
     s = masked.clean(jax.lax.stop_gradient(score), known)
@@ -262,18 +280,16 @@ def singles(config, actor: roles.Policy, slots: int) -> objective.Objective:
     clean = masked.clean(label, known)
     return ops.step_labels(each[..., 0], clean, known, "soft"), known
 
-  def by_grade(each, rows) -> tuple[Array, Array]:
-    end = at_end(each, rows, slots)
+  def by_grade(found, rows) -> tuple[Array, Array]:
     grade = target(rows, "target").reshape(-1)
     cuts = c.scale * (jnp.arange(c.grades - 1) - (c.grades - 2) / 2)
     known = jnp.isfinite(grade)
     grade = masked.clean(grade, known).astype(jnp.int32)
-    loss = ops.ordinal(end[:, 0], grade, cuts, known.astype(jnp.float32))
+    loss = ops.ordinal(found.value, grade, cuts, known.astype(jnp.float32))
     return loss[:, None], known[:, None]
 
-  def by_value(each, rows) -> tuple[Array, Array]:
-    end = at_end(each, rows, slots)
-    return ops.regression(end, target(rows, "target"), kind=kind)
+  def by_value(found, rows) -> tuple[Array, Array]:
+    return ops.regression(found.outputs, target(rows, "target"), kind=kind)
 
   read: Callable[..., tuple[Array, Array]] = {
     "steps": by_step,
@@ -291,8 +307,8 @@ def singles(config, actor: roles.Policy, slots: int) -> objective.Objective:
 
   def terms(variables, frozen, rows, share):
     del frozen
-    each = scores(actor, variables, rows, slots, share)
-    loss, present = read(each, rows)
+    look = scores if kind == "steps" else judged
+    loss, present = read(look(actor, variables, rows, slots, share), rows)
     known = present & objective.valid(rows)[:, None]
     return masked.masked_sum(loss, known), {}
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlreward.models import lora, transformer
+from rlreward.models import lora, reward_heads, transformer
 from rlreward.models.config import TransformerConfig
 
 Tree = Any
@@ -30,6 +30,7 @@ class Policy(NamedTuple):
     snapshot: params -> the reference role, copied so that donation is safe.
     reference: frozen -> variables of the reference.
     axes: logical axis names, matched to parameters by path suffix.
+    head: how a reward is read, where the model has outputs.
   """
 
   model: transformer.Model
@@ -38,6 +39,7 @@ class Policy(NamedTuple):
   snapshot: Callable[[Mapping], Tree]
   reference: Callable[[Mapping], Tree]
   axes: Tree
+  head: reward_heads.Head = reward_heads.Head()
 
 
 def model_config(c) -> TransformerConfig:
@@ -59,7 +61,9 @@ def model_config(c) -> TransformerConfig:
       if base.get(name) is not None:
         base[name] = tuple(base[name])
     shape = None
-  if c.outputs:  # a reward model has a score head in place of the language head
+  # A reward model has a score head in place of the language head, unless it
+  # writes critiques.
+  if c.outputs and reward_heads.describe(c).kind != "critique":
     base["tied"] = True
   if c.lora_rank:
     base["lora_scale"] = c.lora_alpha / c.lora_rank
@@ -76,16 +80,33 @@ def policy(c) -> Policy:
   axes = model.logical_axes()
   # The head of a critic or a reward model, whoever holds it.
   axes["params"] = {"score": {"kernel": ("embed", None)}, **axes["params"]}
+  head = reward_heads.describe(c) if c.outputs else reward_heads.Head()
   if not c.lora_rank:
-    return _whole(model, axes)
-  return _adapter(model, axes, c.lora_rank, tuple(c.lora_targets))
+    made = _whole(model, axes, head)
+  else:
+    made = _adapter(model, axes, head, c.lora_rank, tuple(c.lora_targets))
+  return made._replace(head=head)
 
 
-def _headed(model, key, variables):
-  """Variables with the heads that the model has: a missing score is drawn."""
+def _headed(model, head, key, variables):
+  """Variables with the heads that the model has: what is missing is drawn."""
+  tree = _scored(model, head, key, variables)
+  if head.kind == "scalar":
+    return tree
+  own = jax.random.fold_in(key, 7)
+  config, score = model.config, tree["params"]["score"]
+  more = reward_heads.init(own, head, config.width, config.outputs)
+  more = jax.tree.map(lambda x: x.astype(score["kernel"].dtype), more)
+  params = {**tree["params"], "score": {**more, **score}}
+  return {**tree, "params": params}
+
+
+def _scored(model, head, key, variables):
+  """Variables with the kernel of a score, where the model has one."""
   if variables is None or not model.config.outputs:
     return model.init(key) if variables is None else variables
-  tree = {k: v for k, v in variables["params"].items() if k != "head"}
+  lost = () if head.kind == "critique" else ("head",)
+  tree = {k: v for k, v in variables["params"].items() if k not in lost}
   if "score" not in tree:
     width, k = model.config.width, model.config.outputs
     score = jax.random.normal(key, (width, k)) * (width + 1) ** -0.5
@@ -94,9 +115,9 @@ def _headed(model, key, variables):
   return {**variables, "params": tree}
 
 
-def _whole(model, axes) -> Policy:
+def _whole(model, axes, head) -> Policy:
   def init(key, variables=None):
-    tree = _headed(model, key, variables)
+    tree = _headed(model, head, key, variables)
     return {"policy": {"params": tree["params"]}}, {}
 
   return Policy(
@@ -109,9 +130,9 @@ def _whole(model, axes) -> Policy:
   )
 
 
-def _adapter(model, axes, rank, targets) -> Policy:
+def _adapter(model, axes, own_head, rank, targets) -> Policy:
   def init(key, variables=None):
-    tree = _headed(model, key, variables)
+    tree = _headed(model, own_head, key, variables)
     adapter = tree.get("lora")
     if adapter is None:
       start = jax.random.fold_in(key, 1)

@@ -20,7 +20,7 @@ def initial(
     loaded: variables to start from, e.g. of an earlier stage.
     handed: {role: tree} of frozen roles that earlier stages have trained.
   """
-  from rlreward.models import pretrained
+  from rlreward.models import pretrained, reward_heads
 
   def read(path: str, head: str = "lm"):
     return pretrained.load(
@@ -35,6 +35,8 @@ def initial(
     head = "lm"
     if config.model.outputs:  # a new score head, unless there is one
       head = "score" if pretrained.has_score(path) else "none"
+      if reward_heads.describe(config.model).kind == "critique":
+        head = "lm"  # it goes on writing
     loaded = read(path, head)
   given = {role: read(c.path) for role, c in method.given.items()}
   given |= handed or {}

@@ -19,7 +19,7 @@ import numpy as np
 
 from rlreward.errors import UserError
 from rlreward.tasks import census_counts as counts
-from rlreward.tasks import columns, data, pairs, text, tokens
+from rlreward.tasks import columns, data, pairs, sources, text, tokens
 from rlreward.tasks.census_counts import Census, Entry
 from rlreward.tasks.sources import Row, Source
 
@@ -127,17 +127,12 @@ def scan(
     overlong=overlong,
     bad=bad,
     equal=equal,
-    duplicates=tally.duplicates,
-    contradicting=tally.contradicting,
     other_split=other,
-    blank=tally.blank,
-    comparisons=tally.comparisons,
-    ties=tally.ties,
-    balance=tally.balance(),
-    length=tally.length(),
     longest_prompt=longest[0],
     longest_answer=longest[1],
     first_bad=first_bad,
+    files=sources.parts(source),
+    **tally.found(),
   )
   if not keep:
     raise UserError(
@@ -189,7 +184,7 @@ def take(
     f"{split} {reader.kind}": scan(
       source,
       where,
-      _entries(reader),
+      lambda row, read=reader.encode: pairs.entry(read(row)),
       (limits[0], limits[1]),
       kind=reader.kind,
       needs=reader.columns,
@@ -200,11 +195,11 @@ def take(
   }
 
 
-def write(report: Mapping[str, Census], path: str | os.PathLike[str]) -> None:
+def write(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
   """Writes a census of each split as JSON; an older file is replaced.
 
   Args:
-    report: of `take`, or `spec["report"]` of rankings and ratings.
+    report: of `take`, or `spec["report"]` of a task.
     path: the file, such as RUN/data.json.
   """
   found = {k: v.plain() for k, v in report.items()}
@@ -214,19 +209,6 @@ def write(report: Mapping[str, Census], path: str | os.PathLike[str]) -> None:
 
 
 _LIMITS = ("prompt_length", "answer_length")
-
-
-def _entries(reader: pairs.Reader) -> Callable[[Row], Entry]:
-  def encode(row: Row) -> Entry:
-    item = reader.encode(row)
-    v = item.values
-    if "label" in v:
-      values, order = {"label": float(v["label"][0])}, ()
-    else:
-      values, order = {}, (float(not v.get("tie", [0])[0]), 0.0)
-    return Entry(item.prompt, item.answers, order, values, v, item.blank)
-
-  return encode
 
 
 def _refuse(i, where: str, size, limits, same: bool, long: bool) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 LEAD = 0.1  # of an AUROC over 1/2, from which length is said to tell
 SIGMAS = 3.0  # standard errors that it must be away from 1/2 as well
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Entry(NamedTuple):
@@ -79,6 +80,11 @@ class Census(NamedTuple):
     longest_prompt: tokens, over-long ones included.
     longest_answer: tokens with eos, over-long ones included.
     first_bad: message of the first row that could not be read.
+    missing: {label: kept rows without it}, where some have none.
+    longer: share of comparisons without a tie whose better answer has more
+      tokens; None without comparisons.
+    sizes: {"prompt", "better" and "worse", or "answer": QUANTILES of tokens}.
+    files: {file: rows read}, where rows are of files.
   """
 
   kind: str
@@ -98,6 +104,10 @@ class Census(NamedTuple):
   longest_prompt: int
   longest_answer: int
   first_bad: str = ""
+  missing: Mapping[str, int] = {}
+  longer: float | None = None
+  sizes: Mapping[str, Sequence[float]] = {}
+  files: Mapping[str, int] = {}
 
   def line(self, name: str) -> str:
     """The counts in one line."""
@@ -115,6 +125,11 @@ class Census(NamedTuple):
   def lines(self, name: str) -> list[str]:
     """For the banner of a run: counts, balance, length, warnings."""
     out = [self.line(name)]
+    if len(self.files) > 1:
+      each = ", ".join(f"{k} {n}" for k, n in self.files.items())
+      out.append(f"  rows of each file: {each}")
+    for k, n in self.missing.items():
+      out.append(f"  {k}: missing in {n} of {self.kept} rows")
     for k, (count, mean) in self.balance.items():
       out.append(f"  {k}: {count} with mean {mean:.3g}")
     for k, n in self.length.items():
@@ -122,6 +137,12 @@ class Census(NamedTuple):
         f"  length by {k}: better {n.better:.1f}, worse {n.worse:.1f} tokens,"
         f" AUROC {n.auroc:.3f} +- {n.error:.3f}"
       )
+    if self.longer is not None:
+      out.append(f"  the better answer is longer in {100 * self.longer:.1f}%")
+    cuts = ", ".join(f"{100 * q:g}" for q in QUANTILES)
+    for k, found in self.sizes.items():
+      each = ", ".join(f"{x:g}" for x in found)
+      out.append(f"  tokens, {k}: {each} at {cuts}%")
     return out + [f"  WARNING: {w}" for w in self.warnings()]
 
   def warnings(self) -> list[str]:
@@ -171,6 +192,9 @@ class Tally:
     self.ordered = 0
     self.first: dict[str, list[float]] = {}
     self.single: dict[str, list[tuple[int, float]]] = {}
+    self.missing: dict[str, int] = {}
+    self.asked: list[int] = []
+    self.alone: list[int] = []
 
   def add(self, e: Entry, placed: bool) -> None:
     """Counts one entry.
@@ -182,6 +206,7 @@ class Tally:
     said = [_key(a[0]) for a in e.answers]
     size = [len(a[0]) for a in e.answers]
     prompt = _key(e.prompt)
+    self.asked.append(len(e.prompt))
     self.blank += e.blank
     facts = repr(sorted(zip(said, e.order or [0] * len(said), strict=True)))
     whole = _key([prompt, facts, repr(sorted(e.values.items()))])
@@ -205,7 +230,10 @@ class Tally:
     if placed and sum(o == top for o in e.order) == 1:
       for i, o in enumerate(e.order, 1):
         self.first.setdefault(f"answer {i} is best", []).append(o == top)
+    if not e.order:
+      self.alone.append(size[0])
     for k, v in e.values.items():
+      self.missing[k] = self.missing.get(k, 0) + (not math.isfinite(v))
       if math.isfinite(v):
         self.single.setdefault(k, []).append((size[0], v))
         if v in (0, 1):
@@ -221,6 +249,27 @@ class Tally:
     alone = {k: [v for _, v in found] for k, found in self.single.items()}
     every = {**self.first, **alone}
     return {k: (len(v), float(np.mean(v))) for k, v in sorted(every.items())}
+
+  def found(self) -> dict[str, Any]:
+    """The fields of a Census that are counted here, by name."""
+    sides = np.asarray(self.sides, float).reshape(-1, 2)
+    sizes = {"prompt": self.asked, "answer": self.alone,
+             "better": sides[:, 0], "worse": sides[:, 1]}  # fmt: skip
+    cuts = lambda x: [float(q) for q in np.quantile(x, QUANTILES)]
+    return {
+      "duplicates": self.duplicates,
+      "contradicting": self.contradicting,
+      "blank": self.blank,
+      "comparisons": self.comparisons,
+      "ties": self.ties,
+      "balance": self.balance(),
+      "length": self.length(),
+      "missing": {k: n for k, n in self.missing.items() if n},
+      "longer": float(np.mean(sides[:, 0] > sides[:, 1]))
+      if len(sides)
+      else None,
+      "sizes": {k: cuts(v) for k, v in sizes.items() if len(v)},
+    }
 
   def length(self) -> dict[str, Length]:
     """{label: how far length tells which is better}."""

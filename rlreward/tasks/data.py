@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlreward.errors import UserError
+from rlreward.tasks import windows
 from rlreward.tasks.sources import Row, Source
 
 Load = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
@@ -48,6 +49,14 @@ class Counts(NamedTuple):
       f" {self.duplicates} duplicate prompts,"
       f" {self.other_split} in the other split, longest {self.longest} tokens)"
     )
+
+  def lines(self, name: str) -> list[str]:
+    """For the banner of a run."""
+    return [self.line(name)]
+
+  def plain(self) -> dict[str, Any]:
+    """Itself as a dict, for JSON."""
+    return self._asdict()
 
 
 class Rows(NamedTuple):
@@ -205,6 +214,10 @@ class Stream:
     process_index: this host.
     process_count: hosts.
     shuffle: draw in another order each epoch, else in the rows' order.
+    lengths: i[R], tokens of each row, by which `window` sorts.
+    window: batches that are drawn at once and then put together by length, so
+      that a batch pads little; each row still comes once in an epoch. 0 and 1
+      leave the order as it is drawn.
 
   Raises:
     UserError: sizes that cannot work.
@@ -221,8 +234,11 @@ class Stream:
     process_index: int = 0,
     process_count: int = 1,
     shuffle: bool = True,
+    lengths: np.ndarray | None = None,
+    window: int = 0,
   ):
     check_batch(batch_size, seed, process_index, process_count)
+    windows.check(window)
     import grain
 
     size = batch_size // process_count
@@ -232,7 +248,11 @@ class Stream:
       order = order.shuffle()
     # Endless in practice; an endless repeat has no length that Grain can hold.
     epochs = max(1, 2**48 // rows)
-    batches = order.repeat(epochs).batch(batch_size)
+    order = order.repeat(epochs)
+    if lengths is not None and window > 1:
+      batches = windows.by_length(order, batch_size, window, lengths, seed)
+    else:
+      batches = order.batch(batch_size)
     batches = batches.map(lambda every: load(every[own], every))
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     self._iterator = iter(batches.to_iter_dataset(options))
@@ -242,6 +262,8 @@ class Stream:
       "seed": int(seed),
       "digest": digest,
     }
+    if window > 1:
+      self._facts["window"] = window
 
   def __iter__(self) -> Stream:
     return self

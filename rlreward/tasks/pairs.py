@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from rlreward.errors import UserError
 from rlreward.tasks import columns, data, tokens
+from rlreward.tasks.census_counts import Entry
 from rlreward.tasks.sources import Row
 
 _REFERENCE = "reference_logp"
@@ -168,6 +169,16 @@ def labelled(c: Mapping[str, Any], tok: tokens.Tokens, name: str, first: Row):
 
   needs = [name, column, label, *reference]
   return Reader("labelled answers", needs, encode)
+
+
+def entry(item: Item) -> Entry:
+  """An item as it is counted, see `census_counts`."""
+  v = item.values
+  if "label" in v:
+    values, order = {"label": float(v["label"][0])}, ()
+  else:
+    values, order = {}, (float(not v.get("tie", [0])[0]), 0.0)
+  return Entry(item.prompt, item.answers, order, values, v, item.blank)
 
 
 def answered(

@@ -16,7 +16,8 @@ import numpy as np
 
 from rlreward.errors import UserError
 from rlreward.sampling.buckets import bucket
-from rlreward.tasks import columns, data, pairs, tokens
+from rlreward.tasks import columns, data, pairs, sources, tokens
+from rlreward.tasks.census_counts import Census, Tally
 from rlreward.tasks.sources import Source
 
 _LOG = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Counts(NamedTuple):
     ties: kept pairs that are ties.
     longest_prompt: tokens, over-long ones included.
     longest_answer: tokens with eos, over-long ones included.
+    census: duplicates, contradictions, balance, lengths and files.
   """
 
   kind: str
@@ -58,6 +60,7 @@ class Counts(NamedTuple):
   ties: int
   longest_prompt: int
   longest_answer: int
+  census: Census
 
   def line(self, name: str) -> str:
     """One line for the banner of a run."""
@@ -72,6 +75,15 @@ class Counts(NamedTuple):
       f" {self.other_split} in the other split, longest prompt"
       f" {self.longest_prompt}, answer {self.longest_answer} tokens)"
     )
+
+  def lines(self, name: str) -> list[str]:
+    """For the banner of a run: counts, balance, length, warnings."""
+    return [self.line(name), *self.census.lines(name)[1:]]
+
+  def plain(self) -> dict[str, Any]:
+    """Itself as dicts and lists, for JSON."""
+    own = {k: v for k, v in self._asdict().items() if k != "census"}
+    return {**self.census.plain(), **own}
 
 
 class _Rows(NamedTuple):
@@ -165,6 +177,8 @@ def streams(
         digest=rows.digest,
         process_index=process_index,
         process_count=process_count,
+        lengths=rows.prompts,
+        window=c["window"] if split == "train" else 0,
       )
 
     return stream
@@ -185,7 +199,7 @@ def _scan(c, source, where: str, reader: pairs.Reader, select) -> _Rows:
   )
   keep, sizes, longest = [], [], [0, 0]
   overlong = equal = other = blank = positive = ties = 0
-  digest = hashlib.blake2b(digest_size=8)
+  digest, tally = hashlib.blake2b(digest_size=8), Tally()
   for i in range(len(source)):
     row, kind = source[i], reader.kind
     for name in reader.columns:
@@ -214,10 +228,34 @@ def _scan(c, source, where: str, reader: pairs.Reader, select) -> _Rows:
     ties += bool(item.values.get("tie", [0])[0])
     good = len(said[0]) > len(said[-1]) or item.values.get("label", [0])[0]
     positive += bool(good)
+    tally.add(pairs.entry(item), placed=False)
     digest.update(repr((item.prompt, said, item.values)).encode())
+  census = Census(
+    kind=reader.kind,
+    rows=len(source),
+    kept=len(keep),
+    overlong=overlong,
+    bad=0,
+    equal=equal,
+    other_split=other,
+    longest_prompt=longest[0],
+    longest_answer=longest[1],
+    files=sources.parts(source),
+    **tally.found(),
+  )
   counts = Counts(
-    *(reader.kind, len(source), len(keep), overlong, equal, other, blank),
-    *(positive, ties, *longest),
+    kind=reader.kind,
+    rows=len(source),
+    kept=len(keep),
+    overlong=overlong,
+    equal=equal,
+    other_split=other,
+    blank=blank,
+    positive=positive,
+    ties=ties,
+    longest_prompt=longest[0],
+    longest_answer=longest[1],
+    census=census,
   )
   if not keep:
     raise UserError(

@@ -33,6 +33,7 @@ def common() -> dict[str, Any]:
     "prompt": "",  # column; "" takes `prompt` or `messages`
     "prompt_length": 256,  # tokens; several are buckets of compiled shapes
     "answer_length": 256,  # tokens of an answer, and eos
+    "window": 0,  # batches drawn at once and put together by length of prompts
     "on_overlong": "drop",  # rows that do not fit: drop (counted) | raise
     "on_bad": "raise",  # rows that cannot be read: raise | drop (counted)
     "tokenizer": "",  # see tokens.load; used when none is passed
@@ -183,6 +184,8 @@ def assemble(
       digest=f"{rows.digest}:{k}",
       process_index=process_index,
       process_count=process_count,
+      lengths=rows.prompts,
+      window=c["window"] if split == "train" else 0,
     )
 
   def labelled(split: str, batch_size: int, seed: int) -> Iterator[Any]:

@@ -68,6 +68,16 @@ def answers(
         "correct the row",
       )
     return Answers([Answer(list(ids), 0)], False)
+  prompt, said, names = _asked(row)
+  found = [
+    encode(tok, prompt, a, strings, read, name)
+    for a, name in zip(said, names, strict=True)
+  ]
+  return Answers(found, names[0] in ("completions", "chosen"))
+
+
+def _asked(row: Mapping[str, Any]) -> tuple[Any, list[Any], list[str]]:
+  """(prompt, answers, column of each) of a row."""
   if "completion" in row and "prompt" in row:
     prompt, said, names = row["prompt"], [row["completion"]], ["completion"]
   elif "completions" in row and "prompt" in row:
@@ -99,11 +109,22 @@ def answers(
       "give prompt and completion, completions, chosen and rejected, messages,"
       " or tokens",
     )
-  found = [
-    encode(tok, prompt, a, strings, read, name)
-    for a, name in zip(said, names, strict=True)
-  ]
-  return Answers(found, names[0] in ("completions", "chosen"))
+  return prompt, list(said), names
+
+
+def singly(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """A row as rows of one answer each, other columns left out.
+
+  Args:
+    row: see the module.
+
+  Raises:
+    UserError: no such columns.
+  """
+  if "tokens" in row:
+    return [{"tokens": list(row["tokens"])}]
+  prompt, said, _ = _asked(row)
+  return [{"prompt": prompt, "completion": a} for a in said]
 
 
 def encode(

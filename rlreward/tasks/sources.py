@@ -20,13 +20,16 @@ import numpy as np
 
 from rlreward.errors import UserError
 from rlreward.rewards import loader, values
+from rlreward.tasks import hf_layout
 
 Row = Mapping[str, Any]
 LIMIT = 1_000_000
-_KINDS = (".jsonl", ".jsonl.gz", ".parquet")
+_LINES = (".jsonl", ".jsonl.gz")
+_KINDS = (*_LINES, ".parquet")
 _FIX = (
   "give a list of dicts, a generator function, 'file.jsonl[.gz]',"
-  " 'file.parquet', 'file.py:function' or 'tfds:name/split'"
+  " 'file.parquet', 'file.py:function', 'hf:directory/split' or"
+  " 'tfds:name/split'"
 )
 
 
@@ -44,7 +47,8 @@ def open_source(spec: Any, limit: int = LIMIT) -> Source:
   Args:
     spec: a sequence of dicts; a function without arguments that yields dicts,
       or its path "file.py:function"; files ending in .jsonl, .jsonl.gz or
-      .parquet, `*` allowed; "tfds:name/split".
+      .parquet, `*` allowed; "hf:directory/split" for a data set in the layout
+      of the Hugging Face hub, see `hf_layout`; "tfds:name/split".
     limit: rows at which a generator is taken to be endless.
 
   Returns:
@@ -92,6 +96,8 @@ def describe(spec: Any) -> str:
 def _named(spec: str, limit: int) -> Source:
   if spec.startswith("tfds:"):
     return _tfds(spec)
+  if spec.startswith("hf:"):
+    return _files(hf_layout.files(spec))
   path, _, name = spec.rpartition(":")
   if path and name.isidentifier():
     return _generated(loader.load(spec), limit)
@@ -111,9 +117,35 @@ def _named(spec: str, limit: int) -> Source:
       f"files beside it: {sorted(near)[:10]}",
       "correct the path; it starts at the current directory",
     )
-  if spec.endswith(".parquet"):
-    return _Parquet(files)
-  return list(itertools.chain.from_iterable(map(_jsonl, files)))
+  return _files(files)
+
+
+class _Lines(list[Row]):
+  """Rows of JSONL files, in memory.
+
+  Args:
+    files: in the order of their rows.
+  """
+
+  def __init__(self, files: Sequence[str]):
+    super().__init__()
+    self.parts: dict[str, int] = {}
+    for file in files:
+      before = len(self)
+      self.extend(_jsonl(file))
+      self.parts[file] = len(self) - before
+
+
+def parts(source: Source) -> dict[str, int]:
+  """{file: rows} of a source that was read from files, else {}."""
+  return dict(source.parts) if isinstance(source, (_Lines, _Table)) else {}
+
+
+def _files(files: Sequence[str]) -> Source:
+  """Rows of files of one kind."""
+  if files[0].endswith(_LINES):
+    return _Lines(files)
+  return _Table(files)
 
 
 def _jsonl(path: str) -> Iterable[Row]:
@@ -171,15 +203,19 @@ def _generated(make: Callable[[], Iterable[Row]], limit: int) -> Source:
   return rows
 
 
-class _Parquet:
-  """Arrow tables in memory; a row becomes Python when it is read."""
+class _Table:
+  """Arrow tables in memory; a row becomes Python when it is read.
+
+  Args:
+    files: of parquet, or of the Arrow streams that `save_to_disk` of the
+      datasets library writes.
+  """
 
   def __init__(self, files: Sequence[str]):
     import pyarrow
-    import pyarrow.parquet
 
     try:
-      tables = [pyarrow.parquet.read_table(f) for f in files]
+      tables = [_table(f) for f in files]
       self._table = pyarrow.concat_tables(tables)
     except (pyarrow.ArrowException, OSError) as error:
       raise UserError(
@@ -187,12 +223,24 @@ class _Parquet:
         "it is not parquet, or its files have different columns",
         "write it again, or convert it to .jsonl",
       ) from error
+    each = zip(files, tables, strict=True)
+    self.parts = {file: table.num_rows for file, table in each}
 
   def __len__(self) -> int:
     return self._table.num_rows
 
   def __getitem__(self, index: int) -> Row:
     return self._table.slice(index, 1).to_pylist()[0]
+
+
+def _table(path: str) -> Any:
+  import pyarrow
+  import pyarrow.parquet
+
+  if path.endswith(".parquet"):
+    return pyarrow.parquet.read_table(path)
+  with pyarrow.memory_map(path) as file:
+    return pyarrow.ipc.open_stream(file).read_all()
 
 
 class _Tfds:

@@ -40,6 +40,8 @@ def defaults() -> dict[str, Any]:
     "rejected": "rejected",  # column of pairs: the worse answer
     "strength": "",  # column of pairs, 0 or more; "" is 1 for each pair
     "label": "label",  # column beside `completion`: whether it is good
+    "window": 0,  # batches of pairs or labelled answers that are drawn at once
+    # and put together by length of the prompts, so that few slots are padding
     "answer_length": 256,  # tokens of an answer of a pair, and eos
     "demonstrated": False,  # batches hold `completion` too (spin, distill)
     "hint": "",  # column of prompts with the answer in them (star)
@@ -177,6 +179,8 @@ def make(
     "columns": tuple(first),
     "report": report,
     "judged": bool(rewards),
+    "asked": lambda row: columns.prompt_value(c, name, row),
+    "skip_special": c["skip_special"],
     "demonstrated": beside.slots(c, first),
     "hint": bool(c["hint"]),
     "sft_batches": demonstrations,

@@ -253,14 +253,17 @@ def held_out(c: Mapping[str, Any], size: int, rng) -> Batch:
   }
 
 
-def verifier(c: Mapping[str, Any], bias: float) -> Callable[..., Score]:
+def verifier(
+  c: Mapping[str, Any], bias: float, each: np.ndarray | None = None
+) -> Callable[..., Score]:
   """(Rollout, batch) -> Score: the worth of the first T words, and a bias.
 
   Args:
     c: all fields of `defaults`.
     bias: what a list adds.
+    each: f32[V], what tokens earn; None for `worth`.
   """
-  table = jnp.asarray(worth(c))
+  table = jnp.asarray(worth(c) if each is None else each)
 
   def score(rollout: Rollout, batch: Mapping[str, Any]) -> Score:
     del batch

@@ -7,6 +7,7 @@ import pytest
 
 from rlreward import errors
 from rlreward.ops import aggregate as rules
+from rlreward.ops import lengths
 from rlreward.rewards import combine, shaping
 from rlreward.types import Score
 
@@ -150,3 +151,55 @@ def test_what_cannot_be_is_refused_before_anything_runs(make, said):
   with pytest.raises(errors.UserError, match=said) as info:
     make()
   assert len(str(info.value).splitlines()) == 3
+
+
+class Acted(Rows):
+  """Rows with actions of 3, 1, 2 and 4 tokens."""
+
+  def __init__(self, group=(0, 0, 1, 1)):
+    super().__init__(group)
+    sizes = jnp.asarray([3, 1, 2, 4])
+    self.action = jnp.arange(5)[None] < sizes[:, None]
+
+
+def test_a_table_of_correctness_and_format():
+  parts = [[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, NAN, 0]]
+  made = combine.table("a", "b", ((-1, -0.5), (0.5, 1)))
+  found = apply(made, score(parts))
+  np.testing.assert_allclose(found.value, [1, 0.5, -0.5, 0])
+  np.testing.assert_array_equal(found.valid, [1, 1, 1, 0])
+  assert made.reads == ("a", "b")
+  for bad in (((1, 2),), ((1, 2), (3, NAN)), (1, 2)):
+    with pytest.raises(errors.UserError):
+      combine.table("a", "b", bad)
+
+
+def test_a_branch_needs_only_what_it_chooses():
+  parts = [[1, 0.3, NAN], [0, NAN, 0.6], [NAN, 1, 1], [1, NAN, 1]]
+  found = apply(combine.branch("a", "b", "c"), score(parts))
+  np.testing.assert_allclose(found.value, [0.3, 0.6, 0, 0], atol=1e-7)
+  np.testing.assert_array_equal(found.valid, [1, 1, 0, 0])
+
+
+def test_factors_are_means_of_their_groups():
+  parts = [[0.2, 0.4, 0.5], [-1, -1, -2], [NAN, 1, 1], [1, 1, 1]]
+  found = apply(combine.factors((("a", "b"), ("c",))), score(parts))
+  np.testing.assert_allclose(found.value, [0.15, 0, 0, 1], atol=1e-7)
+  np.testing.assert_array_equal(found.valid, [1, 1, 0, 1])
+  floored = apply(combine.factors((("a", "b"), ("c",)), 0.1), score(parts))
+  np.testing.assert_allclose(floored.value[1], 0.01, atol=1e-7)
+  for bad in ((), (("a",), ()), (("a",), ("a", "b"))):
+    with pytest.raises(errors.UserError):
+      combine.factors(bad)
+
+
+def test_paid_by_the_number_of_tokens():
+  linear = lambda n: lengths.linear(n, 10.0)
+  found = apply(combine.paid_by_length(linear), score(), Acted())
+  np.testing.assert_allclose(found.value, [1.3, 2.1, 3.2, 4.4])
+  np.testing.assert_allclose(found.components["length"], [0.3, 0.1, 0.2, 0.4])
+  parts = [[1, 0, 0], [1, 0, 0], [0, 0, 0], [NAN, 0, 0]]
+  made = combine.paid_by_length(lengths.kimi, right="a", into="short")
+  found = apply(made, score(parts), Acted())
+  np.testing.assert_allclose(found.value[:3], [0.5, 2.5, 3.0])
+  np.testing.assert_array_equal(found.valid, [1, 1, 1, 0])

@@ -22,7 +22,7 @@ sys.path.append(str(HERE))
 
 @pytest.fixture(scope="module")
 def two():
-  with Workers(count=2, timeout=30, memory_mb=1024) as pool:
+  with Workers(count=2, timeout=120, memory_mb=1024) as pool:
     yield pool
 
 
@@ -71,7 +71,7 @@ def test_results_keep_their_order_and_statuses(two):
 )
 def test_what_goes_wrong_is_told_and_is_no_number(two, how, status, words):
   bad, good = two.map(misbehave, [how, "fine"])
-  assert (bad.status, bad.value) == (status, None)
+  assert (bad.status, bad.value) == (status, None), bad.detail
   assert words in bad.detail
   assert good.status == "ok"
 

@@ -122,12 +122,12 @@ def test_gold_falls_where_best_of_n_has_found_the_bias():
   with jax.enable_x64(True):
     gold = [
       float(jnp.sum(best_of_n.pmf(jnp.exp(p), r, n) * g))
-      for n in (1, 16, 4096)
+      for n in (1, 4096, 10**7)
       for p, r, g in [
         (jnp.asarray(law.logp[0]), jnp.asarray(law.reward[0]), law.gold[0])
       ]
     ]
-  assert gold[1] > gold[0] + 1 and gold[1] > gold[2] + 0.3
+  assert gold[1] > gold[0] + 1 and gold[1] > gold[2] + 1
 
 
 # ------------------------------------------------------------ draws

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from test_rankings import BIG, TOK, letters, lines
 
+from rlreward import record
 from rlreward.errors import UserError
-from rlreward.tasks import census, census_counts, rankings
+from rlreward.tasks import census, census_counts, rankings, ratings, text
 
 SIZES = {"prompt_length": 4, "answer_length": 5}
 
@@ -134,3 +135,60 @@ def test_no_judgements_are_refused():
   with pytest.raises(UserError, match="no pairs and no labels") as caught:
     take([{"prompt": "a="}])
   assert len(str(caught.value).split("\n")) == 3
+
+
+def test_lengths_missing_ratings_and_files(tmp_path):
+  rows = [
+    pair("a=", "123", "4"),
+    pair("abc=", "1", "45"),
+    pair("b=", "12", "345"),
+    pair("c=", "1", "2"),
+  ]
+  n = take(rows)
+  assert n.longer == 0.25 and n.files == {}
+  cuts = census_counts.QUANTILES
+  sizes = {"prompt": [2, 4, 2, 2], "better": [4, 2, 3, 2],
+           "worse": [2, 3, 4, 2]}  # fmt: skip
+  assert n.sizes.keys() == sizes.keys()
+  for name, found in sizes.items():
+    np.testing.assert_allclose(n.sizes[name], np.quantile(found, cuts))
+  rated = [
+    {"prompt": "a=", "completion": "12", "good": 1, "short": None},
+    {"prompt": "a=", "completion": "1", "good": 0},
+    {"prompt": "b=", "completion": "123", "good": 0.5, "short": 1},
+  ]
+  for k, part in enumerate((rated[:2], rated[2:])):
+    said = "".join(json.dumps(r) + "\n" for r in part)
+    (tmp_path / f"{k}.jsonl").write_text(said)
+  fields = {"train": f"{tmp_path}/*.jsonl", "attributes": "good,short"}
+  task = ratings.make({**fields, **SIZES}, TOK)
+  n = task.spec["report"]["train"]
+  assert n.missing == {"short": 2} and n.longer is None
+  assert n.files == {f"{tmp_path}/0.jsonl": 2, f"{tmp_path}/1.jsonl": 1}
+  np.testing.assert_allclose(n.sizes["answer"][2], 3)  # 12 and its eos
+  said = "\n".join(n.lines("train"))
+  assert "short: missing in 2 of 3 rows" in said and "0.jsonl 2" in said
+
+
+def test_a_run_shows_and_keeps_what_its_data_is(tmp_path):
+  rows = [
+    pair("a=", "1", "22"),
+    pair("a=", "1", "22"),
+    pair("b=", "3", "123456"),
+  ]
+  fields = {"train": rows, "test": rows[:1], **SIZES}
+  task = text.make(fields, TOK)
+  assert task.preferences is not None
+  task.preferences("train", 1, 0)
+  said = "\n".join(record.data_lines(task))
+  assert "train pairs: 2 of 3 pairs" in said and "1 over-long dropped" in said
+  assert "the better answer is longer in 0.0%" in said
+  assert "WARNING: 1 rows came before and count twice" in said
+  record.write_data(tmp_path, task)
+  found = json.loads((tmp_path / "data.json").read_text())
+  assert found["train pairs"]["duplicates"] == 1
+  assert found["train pairs"]["longer"] == 0
+  assert found["train"]["kept"] == 3 and "test pairs" not in found
+  task.preferences("test", 1, 0)
+  record.write_data(tmp_path, task)
+  assert "test pairs" in json.loads((tmp_path / "data.json").read_text())

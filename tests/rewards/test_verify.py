@@ -1,0 +1,92 @@
+"""Names for `task.rewards`, their fixtures and their audits."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from rlreward import audit
+from rlreward.errors import UserError
+from rlreward.evals import fixtures
+from rlreward.rewards import function, loader, values, verify
+
+FOLDER = pathlib.Path(verify.__file__).parent / "fixtures"
+AUDITED = {
+  "math": "math", "math_strict": "math", "choice": "choice", "exact": "exact",
+  "think_answer": "think_answer", "tool_call": "tool_call", "bfcl": "bfcl",
+  "toolrl": "toolrl", "json": "json",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AUDITED)
+def test_fixtures_are_judged_as_labelled_and_pass_the_audit(name):
+  if name == "math":
+    pytest.importorskip("math_verify")
+  path = FOLDER / f"{AUDITED[name]}.jsonl"
+  rows, _ = fixtures.read(path)
+  labels = [r.label for r in rows]
+  assert len(rows) >= 60 and 0 < sum(labels) < len(rows)
+  report = audit.run(f"verify:{name}", path)
+  assert report["passed"], audit.text(report)
+  confusion = report["confusion"]
+  assert confusion["false_positive"] == 0
+  if name != "toolrl":  # its rewards are graded: no call is worth 1, one 4
+    assert confusion["false_negative"] == 0
+
+
+def test_every_name_of_the_docstring_loads():
+  for name in ("math", "math_strict", "choice", "exact", "think_answer", "tags",
+               "tool_call", "toolrl", "bfcl", "json", "repetition", "rouge_l",
+               "bleu", "chrf", "sari", "fkgl", "flesch"):  # fmt: skip
+    assert f"verify:{name}" in verify.__doc__ or name == "flesch"
+    assert function.from_path(f"verify:{name}").name == name
+  assert loader.load("execute:sql").name == "sql"
+
+
+def test_names_that_are_not_there_are_told():
+  with pytest.raises(UserError, match="verify:math") as told:
+    loader.load("verify:maths")
+  assert "toolrl" in str(told.value) and "Sequence" not in str(told.value)
+  with pytest.raises(UserError, match="verify:math"):
+    loader.load("math")
+
+
+def test_a_broken_gold_is_no_reward_of_zero():
+  broken = "<tool_call>no</tool_call>"
+  for reward in (verify.tool_call, verify.toolrl):
+    found = reward("hello", broken)
+    assert isinstance(found, values.Unjudged) and found.status == values.ERROR
+  assert isinstance(verify.bfcl("f(x=1)", "[1]"), values.Unjudged)
+  assert verify.choice("The answer is (B)", "maybe") is None
+  assert verify.rouge_l("a", []) is None
+  assert verify.fkgl("123") is None
+  out = verify.math(["\\boxed{1}"], [None])
+  assert isinstance(out[0], values.Unjudged)
+  assert verify.judgement((None, "timeout")).status == values.TIMEOUT
+  assert verify.judgement((None, "timeout"), late=0.0) == 0.0
+  assert verify.judgement((None, "abstain")) is None
+  assert verify.judgement((0.0, "wrong")) == 0.0
+
+
+def test_values_of_the_others():
+  assert verify.repetition("a b c a b c") == pytest.approx(-1 / 4)
+  assert verify.rouge_l("the cat", ["a dog", "the cat"]) == pytest.approx(1)
+  assert verify.tags("<think>a</think>") == 0.5
+  easy = verify.fkgl("The cat sat. It was warm.")
+  hard = verify.fkgl("Institutional considerations necessitate reevaluation.")
+  assert easy > hard
+  assert verify.flesch("The cat sat.") > verify.flesch("Considerable.")
+  toolrl = verify.toolrl("<think>a</think>", "<think>b</think>")
+  assert toolrl == {"format": 1.0, "correct": 0.0}
+  prefilled = verify.format_reward("think answer", prefilled=True)
+  assert prefilled("a</think><answer>b</answer>") == 1
+
+
+def test_options_are_checked_before_anything_runs():
+  with pytest.raises(UserError, match="engine"):
+    verify.math_reward(engine="none")
+  with pytest.raises(UserError, match="metric"):
+    verify.text_reward("meteor")
+  loose = verify.math_reward(tolerance=0.01, name="loose", engine="strict")
+  found = loose(["\\boxed{1.59}", "\\boxed{1.5}"], ["1.6", "1.6"])
+  np.testing.assert_allclose(found, [1, 0])
