@@ -128,21 +128,29 @@ def optimum(law: biased.Law, u: np.ndarray, proxy: np.ndarray) -> Path:
     proxy: f64[X, Y], what is reported.
   """
 
-  def at(alpha: float):
-    q = law.logp + alpha * (u - u.max(1, keepdims=True))
-    q -= np.logaddexp.reduce(q, 1)[:, None]
-    return measure(law, q, proxy)
+  u = u - u.max(1, keepdims=True)
+  p = np.exp(law.logp)
 
-  rows = [at(0.0)]
-  for kl in KLS:
-    low, high = 0.0, 1.0
-    while at(high)["kl"] < kl and high < 1e6:
+  def spent(alpha: float) -> float:
+    """KL of the tilt: alpha E_q u - log E_p exp(alpha u), mean over topics."""
+    weight = p * np.exp(alpha * u)
+    total = weight.sum(1)
+    return float(np.mean(alpha * (weight * u).sum(1) / total - np.log(total)))
+
+  def at(alpha: float):
+    q = law.logp + alpha * u
+    return measure(law, q - np.logaddexp.reduce(q, 1)[:, None], proxy)
+
+  rows, low = [at(0.0)], 0.0
+  for kl in KLS:  # the KL rises with alpha
+    high = max(2 * low, 1.0)
+    while spent(high) < kl and high < 1e6:
       low, high = high, 2 * high
     if high >= 1e6:  # beyond what this reward can spend
       break
-    for _ in range(40):
+    for _ in range(30):
       middle = (low + high) / 2
-      low, high = (middle, high) if at(middle)["kl"] < kl else (low, middle)
+      low, high = (middle, high) if spent(middle) < kl else (low, middle)
     rows.append(at(high))
   return _path(rows)
 
