@@ -81,7 +81,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(result: dict[str, Any], path: pathlib.Path) -> None:
-  """Gold (and, for one model, proxy) against KL, mean and range of seeds."""
+  """Gold (and, for one model, proxy) against KL, thin for each seed."""
   import matplotlib
 
   matplotlib.use("Agg")
@@ -127,13 +127,14 @@ def _line(axes, result: dict[str, Any], name: str, both: bool) -> None:
   gold = read("gold")
   said = f"{label}, gold" if both else label
   axes.plot(grid, gold.mean(0), color=colour, lw=2, label=said)
-  axes.fill_between(grid, gold.min(0), gold.max(0), color=colour, alpha=0.12)
+  for one in gold:
+    axes.plot(grid, one, color=colour, lw=0.7, alpha=0.35)
   if both:
     axes.plot(grid, read("proxy").mean(0), "--", color=colour,
               label=f"{label}, proxy")  # fmt: skip
     law = np.mean([_law(f, grid) for f in result["fits"][name]], 0)
     axes.plot(grid, law, ":", color="black", lw=1.2,
-              label=f"{label}, law fitted")  # fmt: skip
+              label="laws fitted" if way == "RL" else None)  # fmt: skip
 
 
 def _law(fit: dict[str, Any], kl: np.ndarray) -> np.ndarray:
