@@ -17,8 +17,8 @@ beta d) (best of n) or d (alpha - beta log d) (RL), d = sqrt(KL), are fitted.
   python -m experiments.overoptimisation --seeds=0,1,2 --workdir=runs/overopt
 
 A seed is a world: other errors of the members. Writes overoptimisation.json,
-.md and .png. Exact paths take seconds; a PPO run takes about 40 seconds on 2
-CPU cores and is not trained again where it is there; --ppo=0 leaves it out.
+.md and .png. Exact paths take 10 seconds a seed, a PPO run about 40 on 2 CPU
+cores; what is there is not made again. --ppo=0 leaves PPO out.
 
 References: Scaling Laws for Reward Model Overoptimization, arXiv 2210.10760;
 PAR, arXiv 2502.18770; reward model ensembles, arXiv 2310.02743; log-sigmoid,
@@ -183,6 +183,15 @@ def exact(seed: int) -> dict[str, Path]:
   return out
 
 
+def kept(path: pathlib.Path, make: Callable[[], Any]) -> Any:
+  """What a JSON file holds; made and written where there is none."""
+  if not path.is_file():
+    found = json.dumps(make(), sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(found)
+  return json.loads(path.read_text())
+
+
 def ppo(seed: int, workdir: pathlib.Path) -> Path:
   """PPO on the raw proxy of a seed's world: its held-out evaluations."""
   law = biased.law({**WORLD, "members": 1, "world": seed})
@@ -257,7 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   seeds = [int(s) for s in args.seeds.split(",")]
   found: dict[str, list[Path]] = {}
   for seed in seeds:
-    for name, path in exact(seed).items():
+    listed = kept(workdir / f"exact/{seed}.json", lambda s=seed: exact(s))
+    for name, path in listed.items():
       found.setdefault(name, []).append(path)
     if args.ppo:
       found.setdefault("PPO raw", []).append(ppo(seed, workdir))
