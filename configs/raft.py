@@ -106,9 +106,7 @@ def get_config(arg="mini"):
   c.model.update(
     vocab=3, width=16, layers=1, heads=2, kv_heads=2, head_dim=8, mlp=32
   )
-  c.task = c.task.__class__(
-    {"name": "memoryless", "p": P, "r": R, "length": 1}
-  )
+  c.task = c.task.__class__({"name": "memoryless", "p": P, "r": R, "length": 1})
   c.frontier.samples = 64  # answers are listed, so this only turns it on
   c.eval.update(every=1, prompts=8192)
   c.checkpoint.every = 1000
