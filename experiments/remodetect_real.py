@@ -324,8 +324,8 @@ def table(result: dict[str, Any]) -> str:
     [
       *out,
       "",
-      "TPR is at 1% FPR. Means over seeds, with 95% bootstrap intervals over"
-      " the pairs held out.",
+      f"TPR is at 1% FPR. Means over {len(result['seeds'])} halvings, with 95%"
+      " bootstrap intervals over the pairs held out.",
       f"The reward model is right about {said:.3f} of held-out comparisons.",
       "",
     ]
