@@ -13,7 +13,7 @@ Paper: RAG-RewardBench, arXiv 2412.13746.
 
 Run:  rlreward train --config=configs/rag_rewardbench.py:mini
       python -m rlreward.claims configs/rag_rewardbench.py:mini
-About 4 minutes for an arm on 2 CPU cores.
+About 3 minutes for an arm on 2 CPU cores.
 At scale: configs/rag_rewardbench.py:pod (Gemma 2 27B); real models and data:
 docs/reward_benchmarks.md.
 """
@@ -26,10 +26,10 @@ from rlreward.types import Arm
 PRESETS = ("mini", "pod")
 SCENARIOS = ("reason", "citation", "abstain", "conflict")
 # Forms are learned in 100 steps, and without passages nothing is: fewer steps.
-BROKEN = Arm("blind", {"task.masked": True, "steps": 200})
+BROKEN = Arm("blind", {"task.masked": True, "steps": 600})
 ARMS = (
   Arm("rag", {}),
-  Arm("general", {"task.pairs": "general", "steps": 100}),
+  Arm("general", {"task.pairs": "general", "steps": 200}),
   BROKEN,
 )
 
@@ -97,7 +97,7 @@ def get_config(arg="mini"):
   c.samples_per_prompt = 1
   if arg == "pod":
     return pod(c)
-  c.steps = 600
+  c.steps = 1500
   c.prompts_per_step = 64  # pairs
   c.optimizer.update(learning_rate=5e-3, schedule="cosine", warmup_steps=20)
   c.model.update(
