@@ -22,6 +22,7 @@ import string
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -119,7 +120,7 @@ def fuzz(count: int, seed: int = 0, minutes: float = 1e9) -> dict:
     minutes: of wall time, after which it stops and says how far it came.
   """
   rng = random.Random(seed)
-  spent: collections.Counter[str] = collections.Counter()
+  spent: dict[str, float] = dict.fromkeys(VERIFIERS, 0.0)
   worst: dict[str, float] = dict.fromkeys(VERIFIERS, 0.0)
   failed: list[dict] = []
   slow: list[dict] = []
@@ -186,7 +187,7 @@ def main() -> None:
   parser.add_argument("--asked", type=int, default=1000)
   parser.add_argument("--out", type=pathlib.Path, default=OUT)
   args = parser.parse_args()
-  report = {"host": fuzz(args.strings, minutes=args.minutes)}
+  report: dict[str, Any] = {"host": fuzz(args.strings, minutes=args.minutes)}
   if args.asked and grade.has_math_verify():
     report["math_verify"] = workers(args.asked)
   report["python"] = sys.version.split()[0]

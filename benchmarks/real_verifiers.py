@@ -281,7 +281,7 @@ def _rouge_class(gap: float, scores, right, text) -> str:
     return "another reference text was scored"
   if not whole(scores["rouge_1_precision"], sizes[0]):
     return "another summary text was scored"
-  return "irregular forms: 1.5.5 also looks them up in WordNet"
+  return "other, such as irregular forms, which 1.5.5 looks up in WordNet"
 
 
 def main() -> None:

@@ -158,8 +158,7 @@ def base() -> ml_collections.ConfigDict:
     {
       "stage": 0,  # earlier stage, from 1, whose reward model judges; 0 = none
       "references": 0,  # demonstrations whose mean reward is made 0; 0 = as is
-      "truncated": config_dict.placeholder(float),  # reward of an answer cut at
-      # the limit; None: its score
+      "truncated": config_dict.placeholder(float),  # reward if cut; None: score
     }
   )
   c.steer = ml_collections.ConfigDict(
@@ -270,8 +269,8 @@ def base() -> ml_collections.ConfigDict:
       "keep": 2,
     }
   )
-  # Fields of the stage before, if any; it may have a `start` of its own.
-  c.start = ml_collections.ConfigDict()
+  c.start = ml_collections.ConfigDict()  # what differs in the stage before, if
+  # there is one; it may have a `start` of its own
   return c
 
 

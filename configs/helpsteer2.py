@@ -1,12 +1,23 @@
 """SteerLM 2.0 reaches the posterior of what is asked; imitation does not.
 
+Four prompts with 64 answers each, of which everything is known. The policy
+starts at a first attempt, the prior tilted toward helpfulness, whose answers it
+is trained on, and helpfulness of level 4 is asked for. The claim, with 200
+steps of 32 groups of 10: KL(P||Q) to the posterior falls below 0.02 and the
+mean rating is within 0.03 of the posterior's (`steerlm2`), while imitation of
+the same answers (`sft`, the broken variant) stays above 0.2. Without the
+baseline the late gradients are more than twice as large (`no_baseline`). Beside
+it the reward model of five attributes: where three in ten ratings are missing
+and left out (`ratings`), goodness orders held-out answers better, by 0.01, than
+where they count as zeros (`filled`).
 Paper: HelpSteer2: Open-source dataset for training top-performing reward
 models, arXiv 2406.08673.
 
 Run:  rlreward train --config=configs/helpsteer2.py:mini
       python -m rlreward.claims configs/helpsteer2.py:mini
-About 30 seconds for an arm on 2 CPU cores, both stages.
-At scale: configs/helpsteer2.py:pod.
+About 20 seconds for an arm on 2 CPU cores, both stages.
+At scale: configs/helpsteer2.py:pod, the reward model (Llama-3.1-70B-Instruct on
+nvidia/HelpSteer2), and configs/helpsteer2.py:policy, SteerLM 2.0 with it.
 """
 
 from typing import Any
@@ -17,21 +28,23 @@ from configs import common
 from rlreward.types import Arm
 
 PRESETS = ("mini", "pod", "policy")
+# The first stage moves nothing: a reward model is trained from scratch.
 _RATINGS = {
   "model.outputs": 5,
   "reward_model.kind": "mse",
   "start.algorithm": "helpsteer2",
   "start.model.outputs": 5,
   "start.reward_model.kind": "mse",
-  "start.steps": 1,
-  "start.optimizer.learning_rate": 0.0,
+  "start.steps": 12,
+  "start.optimizer.learning_rate": 1e-12,
   "prompts_per_step": 128,
   "eval.prompts": 2048,
 }
+BROKEN = Arm("sft", {"steer.weights": "uniform"})
 ARMS = (
   Arm("steerlm2", {}),
   Arm("no_baseline", {"steer.baseline": False}),
-  Arm("sft", {"steer.weights": "uniform"}),
+  BROKEN,
   Arm("ratings", _RATINGS),
   Arm("filled", {**_RATINGS, "task.fill": "zero"}),
 )

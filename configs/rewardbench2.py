@@ -7,9 +7,10 @@ what each model's choice is worth. The claim: over the models, the correlation
 of the benchmark's total with the mean gold of the best of 16 is above 0.9,
 random scores get a fourth of the items within 0.05, and all right answers of a
 tie above all wrong ones in 1 / C(6, 3) = 0.05 of the cases, within 0.05.
-`alike` has models of the same annotators' care: there is little to tell apart,
-and the correlation is that of noise. The broken variant (`any`) has a right
-answer drawn by lot: the benchmark is at chance and says nothing.
+`alike` has models of equally careful annotators: they differ less, and the
+correlation is below 0.9. The broken variant (`any`) has right answers drawn by
+lot in the five domains, which are at chance; the ties, left as they are, are
+all that still tells models apart, and the claim fails.
 Paper: RewardBench 2: Advancing Reward Model Evaluation, arXiv 2506.01937.
 
 Run:  rlreward train --config=configs/rewardbench2.py:mini

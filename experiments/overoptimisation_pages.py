@@ -27,7 +27,7 @@ PANELS = (
   ("Five of them joined, RL optimum",
    ("RL raw", "RL mean", "RL min", "RL mean_minus_std", "RL uwo"), False),
 )  # fmt: skip
-WIDEST = 7.5  # nats
+WIDEST = 7.2  # nats
 
 
 def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -41,7 +41,10 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
     peaks = [int(np.argmax(p["gold"])) for p in paths]
     ends = [p["gold"][-1] for p in paths]
     tops = [p["gold"][i] for p, i in zip(paths, peaks, strict=True)]
-    fit = result["fits"][name]
+    fit = {
+      k: float(np.mean([f[k] for f in result["fits"][name]]))
+      for k in ("alpha", "beta", "r2")
+    }
     out.append(
       {
         "name": name,
@@ -54,7 +57,7 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
         "end_sd": float(np.std(ends, ddof=min(1, len(ends) - 1))),
         "end_kl": float(np.mean([p["kl"][-1] for p in paths])),
         "end_proxy": float(np.mean([p["proxy"][-1] for p in paths])),
-        **{k: fit[k] for k in ("alpha", "beta", "r2")},
+        **fit,
       }
     )
   return out
@@ -78,14 +81,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(result: dict[str, Any], path: pathlib.Path) -> None:
-  """Gold (and, for one model, proxy) against KL, mean and range of seeds."""
+  """Gold (and, for one model, proxy) against KL, thin for each seed."""
   import matplotlib
 
   matplotlib.use("Agg")
   from matplotlib import pyplot
 
   figure, panels = pyplot.subplots(
-    1, len(PANELS), figsize=(15, 5), layout="constrained", sharey=True
+    1, len(PANELS), figsize=(15, 5), layout="constrained"
   )
   for axes, (title, names, both) in zip(panels, PANELS, strict=True):
     for name in (n for n in names if n in result["paths"]):
@@ -95,7 +98,10 @@ def draw(result: dict[str, Any], path: pathlib.Path) -> None:
     axes.set_xlabel("KL to the base, nats per answer")
     axes.set_xlim(0, WIDEST)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="best")
+    axes.legend(fontsize=8, loc="upper left" if both else "lower center")
+  low, high = zip(*(a.get_ylim() for a in panels[1:]), strict=True)
+  for axes in panels[1:]:
+    axes.set_ylim(min(low), max(high))
   panels[0].set_ylabel("gain over the base, in its deviations")
   figure.savefig(path, dpi=130)
   pyplot.close(figure)
@@ -121,11 +127,16 @@ def _line(axes, result: dict[str, Any], name: str, both: bool) -> None:
   gold = read("gold")
   said = f"{label}, gold" if both else label
   axes.plot(grid, gold.mean(0), color=colour, lw=2, label=said)
-  axes.fill_between(grid, gold.min(0), gold.max(0), color=colour, alpha=0.12)
+  for one in gold:
+    axes.plot(grid, one, color=colour, lw=0.7, alpha=0.35)
   if both:
     axes.plot(grid, read("proxy").mean(0), "--", color=colour,
               label=f"{label}, proxy")  # fmt: skip
-    f = result["fits"][name]
-    fitted = laws.Fit(f["form"], f["alpha"], f["beta"], f["r2"])
-    axes.plot(grid, laws.predict(fitted, grid), ":", color=colour, lw=1.2,
-              label=f"{label}, law (R² {f['r2']:.2f})")  # fmt: skip
+    law = np.mean([_law(f, grid) for f in result["fits"][name]], 0)
+    axes.plot(grid, law, ":", color="black", lw=1.2,
+              label="laws fitted" if way == "RL" else None)  # fmt: skip
+
+
+def _law(fit: dict[str, Any], kl: np.ndarray) -> np.ndarray:
+  found = laws.Fit(*(fit[k] for k in ("form", "alpha", "beta", "r2")))
+  return laws.predict(found, kl)

@@ -152,10 +152,10 @@ def _score(args: Any, overrides: list[str]) -> int:
 
 
 def _card(args: Any, overrides: list[str]) -> int:
-  from rlreward import reward_models
+  from rlreward import calibrate
 
   del overrides
-  found = reward_models.calibrate(
+  found = calibrate.calibrate(
     args.model,
     args.input,
     dtype=args.dtype,

@@ -104,7 +104,8 @@ def files() -> list[pathlib.Path]:
 
 
 def _paper(study, number: str, record: pathlib.Path) -> Paper:
-  claim = " ".join((study.claim.__doc__ or "").split())
+  said = " ".join((study.claim.__doc__ or "").split())
+  claim = re.split(r"(?<=\.) ", said)[0]
   flat = " ".join(study.doc.split())
   named = re.search(r"Paper[^:]{0,20}:\s+(.*?),?\s+arXiv", flat)
   title = named[1] if named else flat.partition(". ")[0]

@@ -22,7 +22,7 @@ from rlreward.models import (
 )
 from rlreward.rewards import learned, members
 from rlreward.rewards.learned import Learned
-from rlreward.tasks import scored, sources, tokens
+from rlreward.tasks import scored, tokens
 from rlreward.types import Score, Task
 
 GOLDEN = 8  # texts whose scores are kept
@@ -168,75 +168,15 @@ def golden(path: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
   return [g.row for g in card.golden] if card else []
 
 
-def calibrate(
-  path: str | os.PathLike[str],
-  source: str | os.PathLike[str],
-  *,
-  dtype: str | None = None,
-  output: int | None = None,
-  max_length: int | None = None,
-  batch: int = 16,
-) -> Loaded:
-  """Writes the card of a model that has none, such as one of transformers.
-
-  Template and tokenizer are recorded as they are, mean and scale are those of
-  the answers given, and the first of them become golden.
+def measured(card, rows, ids, scores) -> reward_card.Card:
+  """The card with mean and scale of scores, and golden rows.
 
   Args:
-    path: a directory with a score head and no card.
-    source: answers, see `tasks.scored` and `tasks.sources`.
-    dtype: see `load`.
-    output: see `load`.
-    max_length: see `load`.
-    batch: see `load`.
-
-  Returns:
-    The model, loaded by its card.
-
-  Raises:
-    UserError: there is a card, or no answer that fits.
+    card: of the model.
+    rows: N answers, as `tasks.scored` reads them.
+    ids: their tokens.
+    scores: f32[N], raw.
   """
-  folder = hf_files.resolve(path)
-  for name in (reward_card.NAME, ensemble_card.NAME):
-    if (folder / name).exists():
-      raise UserError(
-        f"{folder / name} exists",
-        "it is not overwritten: scores were made by it",
-        "remove it to write another one",
-      )
-  found = load(
-    folder, dtype=dtype, output=output, max_length=max_length, batch=batch
-  )
-  assert isinstance(found.model, Learned)
-  limit = found.model.buckets[-1]
-  rows, ids = [], []
-  answers = sources.open_source(str(source))
-  for i in range(len(answers)):
-    for single in scored.singly(answers[i]):
-      own = found.encode(single).found[0].ids
-      if len(own) <= limit:
-        rows.append(single)
-        ids.append(own)
-  if not rows:
-    raise UserError(
-      f"no answer of {source} has {limit} tokens or fewer",
-      "mean and scale are those of its scores",
-      "give shorter answers, or raise --max_length",
-    )
-  scores = found.model.scores(ids)
-  config = found.model.model.config
-  card = found.model.card._replace(
-    dtype=config.dtype,
-    param_dtype=config.param_dtype,
-    max_length=limit,
-    source={"answers": str(source)},
-  )
-  reward_card.write(folder, _measured(card, rows, ids, scores))
-  return load(folder, batch=batch)
-
-
-def _measured(card, rows, ids, scores) -> reward_card.Card:
-  """The card with mean and scale of scores, and golden rows."""
   golden = [
     reward_card.Golden(r, i, float(str(s)))
     for r, i, s in zip(rows, ids, scores, strict=True)
@@ -320,7 +260,7 @@ def record(
   ids = [
     scored.answers(tok, r, card.strings, card.read).found[0].ids for r in rows
   ]
-  reward_card.write(folder, _measured(card, rows, ids, found.scores(ids)))
+  reward_card.write(folder, measured(card, rows, ids, found.scores(ids)))
   return load(folder)
 
 

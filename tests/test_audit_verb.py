@@ -176,18 +176,32 @@ def test_the_probes_follow_the_seed():
   assert report == audit.run("judge.py:holds", "f.jsonl", seed=3)
 
 
-# Every reward that the package ships: its fixtures, and a threshold of its own.
+# Every reward that the package ships and its fixtures.
 SHIPPED = {
-  "rlreward.rewards.execute:sql": ("sql", None),
-  "rlreward.rewards.execute:sql_partial": ("sql", 1.0),
-  "rlreward.rewards.execute:python_rlimit": ("python", None),
-}
-# The same function under other guards: off runs nothing, and a container needs
-# an engine that few test machines have.
+  "rlreward.rewards.execute:sql": "sql",
+  "rlreward.rewards.execute:python_rlimit": "python",
+  **{
+    f"rlreward.rewards.verify:{name}": name
+    for name in ("math", "choice", "exact", "json", "think_answer", "tool_call",
+                 "toolrl", "bfcl")
+  },
+}  # fmt: skip
+# The same function under other guards or a stricter form: off runs nothing, and
+# a container needs an engine that few test machines have.
 GUARDED = {
   "rlreward.rewards.execute:python",
   "rlreward.rewards.execute:python_container",
+  "rlreward.rewards.verify:math_strict",
 }
+# Measures of a text, of its likeness to another or of how far a query got: they
+# accept and refuse nothing, and are held against other implementations.
+MEASURES = {
+  "rlreward.rewards.execute:sql_partial",
+} | {
+  f"rlreward.rewards.verify:{name}"
+  for name in ("tags", "repetition", "rouge_l", "bleu", "chrf", "sari", "fkgl",
+               "flesch")
+}  # fmt: skip
 FOLDER = pathlib.Path(rewards.__file__).parent
 
 
@@ -201,9 +215,9 @@ def test_no_reward_is_shipped_without_an_audit():
         for k, v in vars(loaded).items()
         if isinstance(v, RewardFunction)
       }
-  assert found == GUARDED | set(SHIPPED)
+  assert found == GUARDED | MEASURES | set(SHIPPED)
   files = {f.stem for f in (FOLDER / "fixtures").glob("*.jsonl")}
-  assert files == {fixtures for fixtures, _ in SHIPPED.values()}
+  assert files == set(SHIPPED.values())
 
 
 @pytest.mark.parametrize(
@@ -214,8 +228,7 @@ def test_no_reward_is_shipped_without_an_audit():
   ],
 )
 def test_every_shipped_reward_passes_its_own_audit(name):
-  fixtures, threshold = SHIPPED[name]
-  path = FOLDER / "fixtures" / f"{fixtures}.jsonl"
-  report = audit.run(name, path, threshold=threshold)
+  path = FOLDER / "fixtures" / f"{SHIPPED[name]}.jsonl"
+  report = audit.run(name, path)
   assert report["rows"] >= 60
   assert report["passed"], audit.text(report)

@@ -12,7 +12,8 @@ from scipy import special, stats
 
 from rlreward import config, errors, registry, train
 from rlreward.methods import helpsteer2
-from rlreward.steps import iterate, steer
+from rlreward.models import pretrained
+from rlreward.steps import iterate, objective, roles, steer
 from rlreward.tasks import likert
 from rlreward.types import Score, Task
 
@@ -107,6 +108,31 @@ def test_without_attributes_the_reward_itself_weighs():
 
 
 # ----------------------------------------------------------------- the update
+def test_a_checkpoint_may_be_the_prior(tmp_path):
+  c, task, method = made()
+  _, rollout, score, _ = drawn(method, task)
+  rows = steer.groups(c)(round_of(rollout, score, 11))
+  actor = roles.policy(c.model)
+  own, other = (actor.model.init(jax.random.key(k)) for k in (1, 2))
+  pretrained.export(tmp_path / "prior", actor.model.config, other["params"])
+  named: Any = config.replace(c, {"teacher.path": str(tmp_path / "prior")})
+  read = steer.toward(named, actor, 2)
+  assert set(read.given) == {"teacher"}
+  assert set(read.start(jax.random.key(0))) == {"teacher"}
+  got = read.terms(own, {"teacher": other}, rows, 10)[0]
+  logp, mask = objective.answer_logp(actor, other, rows, 2, 10)
+  given = {**rows, "logp_prior": jnp.where(mask, logp, 0).sum(1)}
+  want = steer.toward(c, actor, 2).terms(own, {}, given, 10)[0]
+  assert float(got) == pytest.approx(float(want), rel=1e-5)
+  plain = steer.toward(c, actor, 2).terms(own, {}, rows, 10)[0]
+  assert abs(float(got) - float(plain)) > 1e-3
+  # Without either the policy that drew them is the prior.
+  alone = {k: v for k, v in rows.items() if k != "logp_prior"}
+  same = {**rows, "logp_prior": rows["logq0"]}
+  run = lambda x: float(steer.toward(c, actor, 2).terms(own, {}, x, 10)[0])
+  assert run(alone) == run(same)
+
+
 def test_the_loss_of_a_round_against_float64():
   c, task, method = made()
   _, rollout, score, _ = drawn(method, task)
@@ -152,7 +178,7 @@ def test_the_law_is_held_against_the_posterior():
   u = likert.attributes(world)[..., 0] / 4
   chance = stats.beta(24 * u, 24 * (1 - u)).logsf(0.8)
   target = special.log_softmax(likert.log_prior(world) + chance, 1)
-  model = registry_model(c)
+  model = roles.policy(c.model).model
   every = task.spec["answers"]["tokens"]
   logq = np.zeros((4, 64))
   for kind in range(4):
@@ -174,12 +200,6 @@ def test_the_law_is_held_against_the_posterior():
   assert found["asked_target"] == pytest.approx(want.mean(), rel=1e-4)
   gap = np.abs(asked - want).mean()
   assert found["asked_gap"] == pytest.approx(gap, rel=1e-3)
-
-
-def registry_model(c):
-  from rlreward.steps import roles
-
-  return roles.policy(c.model).model
 
 
 # ------------------------------------------------------------------ the ratings

@@ -1,12 +1,14 @@
 """Ratings, then preferences with strengths: losses, ExPO, and that it fails."""
 
 import functools
+import json
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import nano
 import numpy as np
+import paths
 import pytest
 
 from rlreward import config, errors, registry, train
@@ -216,8 +218,26 @@ def test_the_claim_is_all_of_it(values, holds):
   assert claim is not None and claim(arms(**values)) is holds
 
 
+def test_the_record_holds_and_fails_without_an_offset():
+  path = paths.REPO / "results" / "helpsteer2_pref.json"
+  found = json.loads(path.read_text())["arms"]
+  claim = config.study(SPEC).claim
+  assert claim is not None and claim(found)
+  broken = {
+    **found,
+    "regression": found["even_regression"],
+    "regression_scaled": found["even"],
+  }
+  assert not claim(broken)
+  pairs = zip(
+    found["regression_scaled"]["runs"], found["scaled"]["runs"], strict=True
+  )
+  for both, alone in pairs:
+    assert both["last"]["held/accuracy"] > alone["last"]["held/accuracy"] + 0.01
+
+
 @pytest.mark.slow
-def test_without_an_offset_ratings_alone_win(tmp_path):
+def test_ratings_first_lead_preferences_alone(tmp_path):
   def last(arm):
     study = config.study(SPEC)
     own = next(a.overrides for a in study.arms if a.name == arm)
@@ -225,5 +245,5 @@ def test_without_an_offset_ratings_alone_win(tmp_path):
     c: Any = config.replace(config.load(SPEC), {**own, **fields})
     return train.run(c, tmp_path / arm).evals[c.steps]["held/accuracy"]
 
-  both, alone = last("even"), last("even_regression")
-  assert min(both, alone) > 0.8 and alone > both
+  both, alone = last("regression_scaled"), last("scaled")
+  assert alone > 0.75 and both > alone + 0.01

@@ -30,7 +30,7 @@ ORDER = (
   ("methods",),
   ("held_rows",),
   ("reward_models",),
-  ("model_rewards",),
+  ("model_rewards", "calibrate"),
   ("registry",),
   ("record", "attainable", "rm_report", "scoring", "stages"),
   ("train", "plan", "report", "doctor", "runs", "annotate", "audit"),

@@ -29,8 +29,6 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from rlreward import errors
-from rlreward.models import score as score_lib
 from rlreward.ops import steer as ops
 from rlreward.steps import credit, fit, iterate, rank, roles, steer
 from rlreward.types import Array, Method, State, Task
@@ -86,48 +84,4 @@ def steered(config, task: Task) -> Method:
   )
   if "answers" not in task.spec or not config.steer.attributes:
     return method
-  return method._replace(held=exact(config, task, actor))
-
-
-def exact(config, task: Task, actor: roles.Policy):
-  """`held`: the law of the policy on all answers against the posterior."""
-  c, known = config.steer, task.spec["answers"]
-  unknown = sorted(set(c.attributes) - set(known["names"]))
-  if unknown:
-    raise errors.UserError(
-      f"steer.attributes names {unknown}",
-      f"answers of task {config.task.name!r} are rated in other attributes",
-      f"name some of {', '.join(known['names'])}",
-    )
-  places = [known["names"].index(name) for name in c.attributes]
-  ratings = jnp.asarray(known["attributes"][..., places], jnp.float32)
-  chance = ops.asked_logprob(ratings, c.levels, c.concentration)
-  prior = jnp.asarray(known["prior"], jnp.float32)
-  target, answers = jax.nn.log_softmax(prior + chance), known["tokens"]
-
-  @jax.jit
-  def held(state: State, batch: Mapping[str, Array]):
-    prompt, count = batch["prompt"], len(answers)
-    wide = jnp.repeat(prompt, count, 0)
-    text = jnp.tile(jnp.asarray(answers), (prompt.shape[0], 1))
-    there = jnp.repeat(batch["prompt_mask"], count, 0)
-    attend = jnp.concatenate([there, jnp.ones(text.shape, bool)], 1)
-    tokens = jnp.concatenate([wide, text], 1)
-    variables = actor.variables(state.params, state.frozen)
-    logp, _ = score_lib.completion_logprob(
-      actor.model, variables, tokens, attend, prompt.shape[1], count
-    )
-    logq = jnp.sum(logp, 1).reshape(-1, count)
-    want = target[batch["kind"]]
-    value = jnp.mean(ratings, -1)[batch["kind"]]
-    mean = lambda law: jnp.sum(jnp.exp(law) * value, 1)
-    each = {
-      "posterior_kl": jnp.sum(jnp.exp(want) * (want - logq), 1),
-      "asked": mean(logq),
-      "asked_target": mean(want),
-      "asked_gap": jnp.abs(mean(logq) - mean(want)),
-    }
-    rows = jnp.asarray(prompt.shape[0], jnp.float32)
-    return {k: (jnp.sum(v), rows) for k, v in each.items()}
-
-  return held
+  return method._replace(held=steer.law(config, task, actor))

@@ -1,8 +1,7 @@
 """Readability of English text, by published formulas of counts.
 
-Syllables are counted by rule (groups of vowels, silent e), not by a dictionary;
-on common words that is right for about nine in ten. The formulas themselves
-take counts, and work on arrays as well.
+Syllables are counted by rule (groups of vowels, silent e), not by a dictionary,
+and some words are counted wrong. The formulas take counts, and work on arrays.
 """
 
 from __future__ import annotations
@@ -67,11 +66,14 @@ def syllables(word: str) -> int:
   if len(w) <= 3:
     return 1
   n = len(_VOWELS.findall(w))
-  silent = re.search(r"[^aeiouy]e$|[^aeiouytd]ed$|[^aeiouyscxz]es$", w)
+  silent = re.search(r"[^aeiouy]e$|[^aeiouytd]ed$|[^aeiouyscxzgh]es$", w)
   if silent and not re.search(r"[^aeiouy]le$|[^aeiouy]les$", w):
     n -= 1
-  n += len(re.findall(r"i[ao](?!u)|(?<!p)eo|ism$|[^q]ua|ying", w))
-  n -= len(re.findall(r"[tscg]io|[tc]ia|eous|eon", w))
+  # Vowels side by side that are spoken apart, and those that look so.
+  n += len(re.findall(r"i[ao](?!u)|(?<![tscgx])iou|(?<!p)eo|ism$", w))
+  n += len(re.findall(r"(?<![qg])ua|[aeouy]ing$|creat(?!u)|[^qg]ue(?=[nl])", w))
+  n += len(re.findall(r"[aeiouy].*[^aeiouy]ea$", w))
+  n -= len(re.findall(r"(?:[tscg]|ll)io(?!u)|[tc]ia|eous|eon", w))
   return max(n, 1)
 
 

@@ -169,7 +169,8 @@ def sari(
 
   Reference: Xu et al., Optimizing Statistical Machine Translation for Text
   Simplification, TACL 2016. Recall of what is kept is over all kept n-grams,
-  as in the corrected public implementations.
+  as in the corrected public implementations. Where nothing was deleted the
+  score of deletion is 1 if no reference deletes either, else 0.
   """
   if not references:
     raise UserError(
@@ -203,7 +204,11 @@ def _sari_n(source, candidate, references, n) -> tuple[float, float, float]:
   q = good.total() / right.total() if right else 1.0
   keep = 2 * p * q / (p + q) if p + q else 0.0
   gone = big_s - big_c
+  # Public implementations give 1 where nothing was deleted, and so pay for a
+  # copy of the source; here that is right only if no reference deletes either.
   delete = _mean((gone - r)[g] / gone[g] for g in gone)
+  if not gone:
+    delete = float(not big_s - r)
   new, wanted = set(c) - set(s), set(r) - set(s)
   found = len(new & set(r))
   p = found / len(new) if new else 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from rlreward import errors
 from rlreward.models import score as score_lib
 from rlreward.ops import masked, preference, steer
 from rlreward.steps import checks, distil, iterate, objective, roles
-from rlreward.types import Array
+from rlreward.types import Array, State, Task
 
 PRIOR = "prior_logp"
 WEIGHTS = ("posterior", "uniform")
@@ -154,3 +154,63 @@ def toward(config, actor: roles.Policy, slots: int) -> objective.Objective:
     start=lambda key: {} if known is None
     else {"teacher": known.init(jax.random.fold_in(key, 4))},
   )  # fmt: skip
+
+
+def law(config, task: Task, actor: roles.Policy) -> Callable[..., dict]:
+  """(state, prompts) -> metrics: the whole law of the policy.
+
+    posterior_kl   KL(P || Q), P = P(y|a,x)
+    asked          E_Q of the mean of the attributes that are asked for
+    asked_target   E_P of it
+    asked_gap      |E_Q - E_P|
+
+  Args:
+    config: section `steer`.
+    task: `spec["answers"]` lists answers `tokens` i32[Y, T], `prior` f[X, Y]
+      and `attributes` f[X, Y, K], whose `names` are K; batches hold `kind`.
+    actor: the policy.
+
+  Raises:
+    UserError: an attribute that answers are not rated in.
+  """
+  c, known = config.steer, task.spec["answers"]
+  unknown = sorted(set(c.attributes) - set(known["names"]))
+  if unknown:
+    raise errors.UserError(
+      f"steer.attributes names {unknown}",
+      f"answers of task {config.task.name!r} are rated in other attributes",
+      f"name some of {', '.join(known['names'])}",
+    )
+  places = [known["names"].index(name) for name in c.attributes]
+  answers = known["tokens"]
+
+  @jax.jit
+  def held(state: State, batch: Mapping[str, Array]):
+    ratings = jnp.asarray(known["attributes"][..., places], jnp.float32)
+    chance = steer.asked_logprob(ratings, c.levels, c.concentration)
+    prior = jnp.asarray(known["prior"], jnp.float32)
+    target = jax.nn.log_softmax(prior + chance)
+    prompt, count = batch["prompt"], len(answers)
+    wide = jnp.repeat(prompt, count, 0)
+    text = jnp.tile(jnp.asarray(answers), (prompt.shape[0], 1))
+    there = jnp.repeat(batch["prompt_mask"], count, 0)
+    attend = jnp.concatenate([there, jnp.ones(text.shape, bool)], 1)
+    tokens = jnp.concatenate([wide, text], 1)
+    variables = actor.variables(state.params, state.frozen)
+    logp, _ = score_lib.completion_logprob(
+      actor.model, variables, tokens, attend, prompt.shape[1], count
+    )
+    logq = jnp.sum(logp, 1).reshape(-1, count)
+    want = target[batch["kind"]]
+    value = jnp.mean(ratings, -1)[batch["kind"]]
+    mean = lambda logs: jnp.sum(jnp.exp(logs) * value, 1)
+    each = {
+      "posterior_kl": jnp.sum(jnp.exp(want) * (want - logq), 1),
+      "asked": mean(logq),
+      "asked_target": mean(want),
+      "asked_gap": jnp.abs(mean(logq) - mean(want)),
+    }
+    rows = jnp.asarray(prompt.shape[0], jnp.float32)
+    return {k: (jnp.sum(v), rows) for k, v in each.items()}
+
+  return held

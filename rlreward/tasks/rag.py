@@ -58,7 +58,7 @@ def make(
   def trained(size, rng):
     if c["pairs"] == "general":
       return rows.batch(c, rows.GENERAL, size, rng, masked=True)
-    return rows.batch(c, rows.KINDS, size, rng, masked=c["masked"])
+    return rows.batch(c, rows.TAUGHT, size, rng, masked=c["masked"])
 
   def held_out(size, rng):
     return rows.batch(c, rows.KINDS, size, rng, masked=c["masked"])

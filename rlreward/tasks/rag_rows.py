@@ -35,6 +35,8 @@ KINDS = (
   "helpful/form",
 )
 SCENARIOS = ("reason", "citation", "abstain", "conflict")
+# Of training: the scenarios, with twice as many of the finest difference.
+TAUGHT = (*KINDS[:-1], "citation/mark")
 GENERAL = ("helpful/form", "helpful/answer")
 PROMPT, ANSWER = 4 * PASSAGES + 4, 9
 Batch = dict[str, np.ndarray]

@@ -96,7 +96,8 @@ UNEQUAL = [
    "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
   ("5\\text{ cm}^2", "5 cm"), ("(B) or (C)", "B"), ("18 million", "18"),
   ("2^{1000000}", "5"), ("1 2", "12"), ("2 1/2", "21/2"),
-  ("5 is not the answer", "5"), ("5 more than 3", "5"), ("x=5 \\text{ is wrong}", "5"), ("3.14159", "\\pi"),
+  ("5 is not the answer", "5"), ("5 more than 3", "5"),
+  ("x=5 \\text{ is wrong}", "5"), ("3.14159", "\\pi"),
 ]  # fmt: skip
 
 

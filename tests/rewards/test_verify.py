@@ -1,14 +1,26 @@
 """Names for `task.rewards`, their fixtures and their audits."""
 
+import json
 import pathlib
+import sys
 
+import jax.numpy as jnp
 import numpy as np
+import paths
 import pytest
+import verifier_numbers
 
 from rlreward import audit
 from rlreward.errors import UserError
 from rlreward.evals import fixtures
 from rlreward.rewards import function, loader, values, verify
+from rlreward.tasks import text
+from rlreward.tasks.tokens import CharTokenizer
+from rlreward.types import STOP, Rollout
+
+sys.path.insert(0, str(paths.REPO))
+
+from benchmarks import fuzz_verifiers
 
 FOLDER = pathlib.Path(verify.__file__).parent / "fixtures"
 AUDITED = {
@@ -38,7 +50,7 @@ def test_every_name_of_the_docstring_loads():
   for name in ("math", "math_strict", "choice", "exact", "think_answer", "tags",
                "tool_call", "toolrl", "bfcl", "json", "repetition", "rouge_l",
                "bleu", "chrf", "sari", "fkgl", "flesch"):  # fmt: skip
-    assert f"verify:{name}" in verify.__doc__ or name == "flesch"
+    assert f"verify:{name}" in str(verify.__doc__) or name == "flesch"
     assert function.from_path(f"verify:{name}").name == name
   assert loader.load("execute:sql").name == "sql"
 
@@ -90,3 +102,56 @@ def test_options_are_checked_before_anything_runs():
   loose = verify.math_reward(tolerance=0.01, name="loose", engine="strict")
   found = loose(["\\boxed{1.59}", "\\boxed{1.5}"], ["1.6", "1.6"])
   np.testing.assert_allclose(found, [1, 0])
+
+
+def test_the_page_says_what_was_measured():
+  results = paths.REPO / "results"
+  real = json.loads((results / "verifiers.json").read_text())
+  fuzz = json.loads((results / "fuzz_verifiers.json").read_text())
+  page = (paths.REPO / "docs" / "verifiers.md").read_text()
+  for line in verifier_numbers.lines(real, fuzz):
+    assert line in page
+  assert real["rollouts"]["agree"] == real["rollouts"]["rows"] == 678
+  assert fuzz["host"]["failures"] == fuzz["host"]["slow_calls"] == 0
+
+
+def test_a_few_hostile_strings_break_no_verifier():
+  found = fuzz_verifiers.fuzz(300, seed=7)
+  assert found["failures"] == 0, found["failed"]
+  assert found["slow_calls"] == 0, found["slow"]
+
+
+def test_names_work_as_rewards_of_a_task():
+  alphabet = CharTokenizer("0123456789+= #", pad_is_eos=True)
+  asked, said = ["1+1="] * 2, ["#### 2", "#### 3", "2", "####   2"]
+  width = 12
+  tokens = np.full((4, 4 + width), alphabet.pad_id, np.int32)
+  action = np.zeros(tokens.shape, bool)
+  for i, words in enumerate(said):
+    ids = [*alphabet.encode(words), alphabet.eos_ids[0]]
+    tokens[i, :4] = alphabet.encode(asked[0])
+    tokens[i, 4 : 4 + len(ids)], action[i, 4 : 4 + len(ids)] = ids, True
+  attend = action.copy()
+  attend[:, :4] = True
+  fields = [tokens, attend, action, action, np.zeros(tokens.shape)]
+  rollout = Rollout(
+    *map(jnp.asarray, fields),
+    group=jnp.asarray([0, 0, 1, 1]),
+    finish=jnp.full(4, STOP),
+    version=jnp.zeros((), jnp.int32),
+  )
+  batch = {"columns": {"answer": ["2", 2]}}
+  made = function.make(
+    text.parse_rewards("verify:math_strict@1.0, verify:repetition@0"),
+    alphabet,
+    columns=["answer"],
+  )
+  found = made(rollout, batch)
+  np.testing.assert_array_equal(found.value, [1, 0, 0, 1])
+  assert found.valid.all() and (found.components["status"] == 0).all()
+  with pytest.raises(UserError, match="answer"):
+    function.make(["verify:math_strict"], alphabet, columns=["gold"])
+  # A row without a gold answer has no reward, and is counted as an error; of
+  # more than a few the run would stop.
+  with pytest.raises(values.RewardError, match="no gold answer"):
+    made(rollout, {"columns": {"answer": ["", ""]}})
