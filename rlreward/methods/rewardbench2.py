@@ -1,4 +1,4 @@
-"""RewardBench 2: does best-of-4 accuracy say what a reward model is worth?
+"""RewardBench 2: best-of-4 accuracy, and what it says of a model's worth.
 
   acc = [s_right = max_i s_i] / #{i: s_i = max},  total = mean over six domains
   bench/pearson = corr_k(total_k, mean gold of the best of 16 by model k)
