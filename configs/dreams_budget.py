@@ -8,8 +8,8 @@ prompt, with a band. The claim: the KL of the samples that train, over the last
 tenth of the steps, is within 15 % of the budget; the reward rises; and the
 efficiency is known to within 0.1. The broken variant: `kl_reward.budget=4`,
 beyond what the samples show, has no efficiency to report. As measured: 2, 1 and
-4 % off the budget (seeds 3 to 5). In half as many steps seeds 0 to 2 ended 3, 15
-and 13 % below it: the price follows a policy whose steps shrink with a lag.
+4 % off the budget (seeds 3 to 5). In half as many steps seeds 0 to 2 ended 3,
+15 and 13 % below it: the price lags behind a policy whose steps shrink.
 Paper of the price: Asymptotics of Language Model Alignment, arXiv 2404.01730.
 
 Run:  rlreward train --config=configs/dreams_budget.py
