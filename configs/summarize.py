@@ -14,7 +14,7 @@ Paper: Learning to summarize from human feedback, arXiv 2009.01325.
 
 Run:  rlreward train --config=configs/summarize.py:mini
       python -m rlreward.claims configs/summarize.py:mini
-About 50 seconds for an arm on 2 CPU cores, all three stages.
+About 25 seconds for an arm on 2 CPU cores, all three stages.
 At scale: configs/summarize.py:pod (Pythia 6.9B on TL;DR).
 """
 
