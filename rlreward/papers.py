@@ -21,6 +21,7 @@ from rlreward import config as config_lib
 from rlreward import errors
 
 MOST = 4  # numbers that are shown of an arm
+WIDEST = 100  # columns of a line for the terminal
 # Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom.
 T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 ARXIV = re.compile(r"arXiv[:\s]+(\d{4}\.\d{4,5})")
@@ -163,12 +164,10 @@ def _numbers(arm, names: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 def lines(found: Sequence[Paper]) -> list[str]:
   """One line for each paper, for the terminal."""
-  said = {True: "holds", False: "does not hold", None: "not measured"}
+  said = {True: "holds", False: "fails", None: "-"}
   width = max((len(p.name) for p in found), default=0)
-  return [
-    f"  {p.name:{width}}  {p.arxiv}  {said[p.holds]:13}  {p.claim}"
-    for p in found
-  ]
+  every = [f"  {p.name:{width}}  {said[p.holds]:5}  {p.claim}" for p in found]
+  return [x if len(x) <= WIDEST else f"{x[: WIDEST - 2]}.." for x in every]
 
 
 def page(found: Sequence[Paper]) -> str:

@@ -299,7 +299,7 @@ def test_dynamic_sampling_leaves_out_groups_of_one_accuracy():
   plain = nano.method("dapo")
   alone = score._replace(valid=jnp.asarray(kept), components={})
   want, _ = plain.phases.update(nano.start(plain), rollout, alone)
-  assert tree_equal(got.params, want.params)
+  assert nano.gap(got.params, want.params) < 1e-6  # another program's rounding
   whole = score._replace(components={})
   want, found = plain.phases.update(nano.start(plain), rollout, whole)
   assert float(found["trained_tokens"]) == tokens.sum()

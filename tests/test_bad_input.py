@@ -135,7 +135,7 @@ def refused_early(capsys, argv, *said):
     ("check-parity", "required: --model"),
     ("check-parity --model=a/b/c", "is not a directory"),
     ("check-parity --model=.", "config.json does not exist"),
-    ("list papers", "invalid choice: 'papers'"),
+    ("list novels", "invalid choice: 'novels'"),
     ("doctor now", "does not know now"),
     ("doctor --config.x=1", "does not know --config.x=1"),
   ],

@@ -150,6 +150,7 @@ def test_eval_repeats_the_evaluation_of_the_run(capsys, run):
   rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
   last = [r for r in rows if "eval/reward" in r][-1]
   assert found.pop("step") == last["step"] == 2
+  last.pop("eval/length_drift")  # of the whole run
   assert found == {k[5:]: v for k, v in last.items() if k.startswith("eval/")}
   text = call(capsys, "eval", f"--run={run}", "--config.eval.prompts=16")
   names = [line.split()[0] for line in text.splitlines()]
@@ -232,7 +233,7 @@ def test_an_exported_policy_is_a_start(capsys, exported, tmp_path):
 def test_list_has_a_line_for_each(capsys):
   text = call(capsys, "list")
   assert re.findall(r"^\w+$", text, re.M) == [
-    "algorithms", "tasks", "configs", "models",
+    "algorithms", "tasks", "configs", "papers", "models",
   ]  # fmt: skip
   for line in text.splitlines():
     if line.startswith(" "):

@@ -419,7 +419,7 @@ def test_a_claim_can_fail(name):
       if key == "runs":
         return [Still()]
       if key == "evals":
-        return {"0": Still(), "10": Still()}
+        return {str(step): Still() for step in range(11)}
       return Still() if key in ("first", "last", "train") else 0.5
 
   assert not found.claim({arm.name: Still() for arm in found.arms})

@@ -71,7 +71,7 @@ def test_t_is_that_of_scipy():
 def test_without_a_record_nothing_is_said(study, tmp_path):
   paper = papers._paper(study, "1234.56789", tmp_path / "none.json")
   assert paper.holds is None and math.isnan(paper.seconds) and not paper.arms
-  assert "not measured" in papers.lines([paper])[0]
+  assert papers.lines([paper])[0].split()[:2] == ["two", "-"]
   assert "| - | not measured |" in papers.page([paper])
 
 
@@ -80,6 +80,7 @@ def test_what_does_not_hold_is_said(study, tmp_path):
   (tmp_path / "two.json").write_text(json.dumps(found))
   paper = papers._paper(study, "1234.56789", tmp_path / "two.json")
   assert "**does not hold**" in papers.page([paper])
+  assert papers.lines([paper])[0].split()[:2] == ["two", "fails"]
   # The claim stops at its first reading; the other arm shows the same.
   assert list(paper.arms["old"]) == ["gold"]
 

@@ -49,9 +49,9 @@ def main(read: int, write: int, life: int, memory_mb: int) -> None:
     except BaseException as error:  # whatever it is, the parent hears of it
       reply = ("error", None, said(error))
       if isinstance(error, MemoryError):
-        send(write, pickle.dumps(reply))
+        send(write, pickle.dumps((*reply, True)))
         os._exit(1)  # a heap at its limit is no place for the next call
-    send(write, pickle.dumps(reply))
+    send(write, pickle.dumps((*reply, False)))
 
 
 def die_with_parent(life: int) -> None:

@@ -80,12 +80,12 @@ class Process:
     spare = len(self._buffer) > 8 + size
     self._buffer.clear()
     try:
-      status, value, detail = Plain(io.BytesIO(frame)).load()
+      status, value, detail, ends = Plain(io.BytesIO(frame)).load()
     except Exception as error:  # bytes that are no reply may raise anything
       return "error", None, f"an unreadable reply: {error}", True
     if status not in STATUSES or spare:
       return "error", None, "an unreadable reply", True
-    return status, value, str(detail), False
+    return status, value, str(detail), bool(ends)
 
   def _end(self) -> str:
     """How it ended, in words; it may have closed its pipes and live on."""
