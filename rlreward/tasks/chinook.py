@@ -50,7 +50,7 @@ def levels() -> tuple[dict[str, Any], ...]:
     (2, 0, False),
     (1, 1, False),
     (1, 1, True),
-    (2, 2, True),
+    (2, 3, True),
   )
   return tuple(dict(zip(names, size, strict=True)) for size in sizes)
 

@@ -41,7 +41,7 @@ def test_answers_against_arithmetic(key, direction):
 
 
 def test_chance_is_exact():
-  """All 31^2 answers of two tokens to a text of one letter: one is right."""
+  """All V^2 answers of two tokens to a text of one letter: one is right."""
   task = cipher.make({"letters": 3, "length": 1})
   batch = worlds.first(task, size=4)
   every, worth = worlds.all_answers(task, batch, 2)
@@ -69,7 +69,7 @@ def test_share_counts_right_letters():
   wrong = "".join(c for c in "abcd" if c not in answer)[0]
   texts = [answer, answer[0] + wrong, wrong * 2, answer + wrong, ""]
   rollout = worlds.said(task, batch, texts, np.zeros(5, int))
-  share = task.reward(rollout, batch).components["share"]
+  share = worlds.judge(task.reward, rollout, batch).components["share"]
   # Two letters and eos; a letter too many leaves 2 of 4 places right.
   np.testing.assert_allclose(share, [1, 2 / 3, 1 / 3, 2 / 4, 0], atol=1e-6)
 

@@ -97,7 +97,7 @@ def test_every_query_of_three_tokens():
   ask, eos = tok.encode("?")[0], tok.eos_ids[0]
   column = lambda x: np.full((n, 1), x, np.int32)
   ids = np.concatenate([column(ask), pairs, column(eos)], 1)
-  found, _ = task.spec["observe"](
+  found, _ = jax.jit(task.spec["observe"])(
     ids, np.ones(ids.shape, bool), np.repeat(STORE, n, 0)
   )
   known = {}
@@ -139,7 +139,7 @@ def test_the_last_thing_that_is_written_is_judged():
     [answer, ">-;", other],
     ["?Aa", ">-;", answer],
   ]
-  score = task.reward(rolled(task, batch, rows), batch)
+  score = worlds.judge(task.reward, rolled(task, batch, rows), batch)
   assert score.value.tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 1]
   searches = score.components["searches"].tolist()
   assert searches == [2, 0, 2, 1, 1, 2, 0, 1, 1]
@@ -167,7 +167,7 @@ def test_a_demonstration_is_what_the_observer_shows():
   shown = worlds.first(task, "demonstrations")
   p = task.spec["prompt_length"]
   query, seen = shown["tokens"][:, p : p + 4], shown["tokens"][:, p + 4 : p + 7]
-  found, _ = task.spec["observe"](
+  found, _ = jax.jit(task.spec["observe"])(
     query, np.ones(query.shape, bool), shown["store"]
   )
   np.testing.assert_array_equal(found, seen)
