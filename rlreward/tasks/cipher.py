@@ -15,6 +15,7 @@ import numpy as np
 
 from rlreward.errors import UserError
 from rlreward.tasks import answered, curriculum
+from rlreward.tasks.answered_rows import Item, Sizes
 from rlreward.types import Task
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -92,12 +93,12 @@ def shifted(letters: int, by: int) -> str:
   return LETTERS[by:letters] + LETTERS[:by]
 
 
-def _sizes(c: Mapping[str, Any]) -> answered.Sizes:
+def _sizes(c: Mapping[str, Any]) -> Sizes:
   key = 1 if c["key"] == "shift" else c["letters"]
-  return answered.Sizes(key + c["length"] + 2, c["length"] + 1)
+  return Sizes(key + c["length"] + 2, c["length"] + 1)
 
 
-def _draw(c: Mapping[str, Any], rng: np.random.Generator) -> answered.Item:
+def _draw(c: Mapping[str, Any], rng: np.random.Generator) -> Item:
   k, n = c["letters"], c["length"]
   if c["key"] == "shift":
     table = shifted(k, int(rng.integers(k)))
@@ -110,7 +111,7 @@ def _draw(c: Mapping[str, Any], rng: np.random.Generator) -> answered.Item:
   letter = LETTERS[answered.other(rng, k, LETTERS.index(answer[place]))]
   wrong = answer[:place] + letter + answer[place + 1 :]
   ask = f"{shown}{SIGNS[c['direction']]}{text}="
-  return answered.Item(ask, answer, wrong)
+  return Item(ask, answer, wrong)
 
 
 def _check(c: Mapping[str, Any]) -> None:

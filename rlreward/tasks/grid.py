@@ -2,8 +2,8 @@
 
 The prompt names a mark and shows rows of cells; the answer is how many cells
 have it. Difficulty is the size of the grid and the number of other marks. The
-count is uniform over 0 to height * width, so no constant answer is right more
-often than 1 in height * width + 1.
+count is drawn uniformly from 0 to height * width, so no constant answer is
+right more often than 1 in height * width + 1 before prompts are held out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlreward.tasks import answered, curriculum
+from rlreward.tasks.answered_rows import Item, Sizes
 from rlreward.types import Task
 
 MARKS = "#@%&"
@@ -70,12 +71,12 @@ def make(
   return answered.task(world, config, process_index, process_count)
 
 
-def _sizes(c: Mapping[str, Any]) -> answered.Sizes:
+def _sizes(c: Mapping[str, Any]) -> Sizes:
   cells = c["height"] * c["width"]
-  return answered.Sizes(2 + cells + (c["height"] - 1) + 1, len(str(cells)) + 1)
+  return Sizes(2 + cells + (c["height"] - 1) + 1, len(str(cells)) + 1)
 
 
-def _draw(c: Mapping[str, Any], rng: np.random.Generator) -> answered.Item:
+def _draw(c: Mapping[str, Any], rng: np.random.Generator) -> Item:
   cells = c["height"] * c["width"]
   mark = MARKS[int(rng.integers(c["kinds"]))]
   rest = [EMPTY, *(m for m in MARKS[: c["kinds"]] if m != mark)]
@@ -88,7 +89,7 @@ def _draw(c: Mapping[str, Any], rng: np.random.Generator) -> answered.Item:
   ]
   step = 1 if rng.random() < 0.5 else -1
   wrong = count + (step if 0 <= count + step <= cells else -step)
-  return answered.Item(f"{mark}:{'/'.join(rows)}=", str(count), str(wrong))
+  return Item(f"{mark}:{'/'.join(rows)}=", str(count), str(wrong))
 
 
 def _check(c: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from rlreward.errors import UserError
 from rlreward.tasks import answered, curriculum, tokens
+from rlreward.tasks.answered_rows import Item, Sizes
 from rlreward.types import Array, Rollout, Score, Task
 
 ENTITIES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -159,15 +160,15 @@ def observer(
   return observe
 
 
-def _sizes(c: Mapping[str, Any]) -> answered.Sizes:
+def _sizes(c: Mapping[str, Any]) -> Sizes:
   ask = 1 + c["hops"] + 1
   shown = 4 * c["shown"]  # a fact and the sign behind it
   turns = 0 if c["shown"] else c["hops"] * (QUERY + OBSERVATION)
   store = {"store": (c["entities"], c["relations"])}
-  return answered.Sizes(shown + ask, 2, turns, store)
+  return Sizes(shown + ask, 2, turns, store)
 
 
-def _draw(c: Mapping[str, Any], rng: np.random.Generator) -> answered.Item:
+def _draw(c: Mapping[str, Any], rng: np.random.Generator) -> Item:
   e, r, hops = c["entities"], c["relations"], c["hops"]
   store = rng.integers(0, e, (e, r)).astype(np.int32)
   store[rng.random((e, r)) < c["missing"]] = -1
@@ -197,9 +198,7 @@ def _draw(c: Mapping[str, Any], rng: np.random.Generator) -> answered.Item:
     said = [f"{name(*facts[k])}{ENTITIES[store[facts[k]]]}" for k in order]
     shown, turns = ",".join(said) + "|", []
   wrong = ENTITIES[answered.other(rng, e, here)]
-  return answered.Item(
-    f"{shown}{ask}=", ENTITIES[here], wrong, turns, {"store": store}
-  )
+  return Item(f"{shown}{ask}=", ENTITIES[here], wrong, turns, {"store": store})
 
 
 def _check(c: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from rlreward.ops.calls import Calls
 from rlreward.tasks import answered, tokens
+from rlreward.tasks.answered_rows import Item, Sizes
 from rlreward.types import Array
 
 TOOLS, INTENTS = "ABCDEFGH", "IJKLMNOPQRSTUVWX"
@@ -52,14 +53,14 @@ def write(calls: Sequence[Spoken]) -> str:
   )
 
 
-def sizes(c: Mapping[str, Any]) -> answered.Sizes:
+def sizes(c: Mapping[str, Any]) -> Sizes:
   """Slots of requests and answers."""
   n, calls = c["arguments"], c["calls"]
   prompt = calls * (1 + 2 * n) + calls - 1 + c["fillers"] + 1
-  return answered.Sizes(prompt, calls * (4 * n + 2) + calls - 1 + 1)
+  return Sizes(prompt, calls * (4 * n + 2) + calls - 1 + 1)
 
 
-def draw(c: Mapping[str, Any], rng: np.random.Generator) -> answered.Item:
+def draw(c: Mapping[str, Any], rng: np.random.Generator) -> Item:
   """A request of calls to tools that differ, and the calls in its order."""
   calls = [
     Spoken(int(tool), [(int(k), int(rng.integers(10))) for k in keys])
@@ -75,7 +76,7 @@ def draw(c: Mapping[str, Any], rng: np.random.Generator) -> answered.Item:
   for _ in range(c["fillers"]):
     said.insert(int(rng.integers(len(said) + 1)), FILLERS[rng.integers(2)])
   wrong = _changed(c, calls, rng)
-  return answered.Item("".join(said) + ">", write(calls), write(wrong))
+  return Item("".join(said) + ">", write(calls), write(wrong))
 
 
 def reader(
