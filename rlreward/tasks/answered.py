@@ -75,7 +75,7 @@ def task(
   Returns:
     Task whose reward can be compiled. `spec["chance"]`: batch -> f64[B], how
     often uniform tokens are a right answer; `spec["guess"]`: float, see
-    `World`; `spec["levels"]`: the ladder.
+    `World`, at the last stage's level; `spec["levels"]`: the ladder.
 
   Raises:
     UserError: fields that cannot work.
@@ -107,7 +107,15 @@ def task(
 
   demonstrations = stream(rows.demonstrations)
   reward = (world.reward or _exact)(tok, c)
-  orders = (world.orders or (lambda c: 1))(c)
+  orders = {
+    level: world.orders(s) if world.orders else 1
+    for level, s in sections.items()
+  }
+
+  def uniform(batch: Mapping[str, Any]) -> np.ndarray:
+    ways = [orders[int(level)] for level in batch["level"]]
+    return np.asarray(ways) * chance(batch, tok.vocab_size)
+
   spec = {
     "vocab_size": tok.vocab_size,
     "prompt_length": rows.sizes.prompt,
@@ -122,9 +130,9 @@ def task(
     "demonstrated": rows.sizes.answer,
     "levels": world.ladder,
     "guess": world.guess(c),
-    "chance": lambda batch: orders * chance(batch, tok.vocab_size),
+    "chance": uniform,
   }
-  if orders == 1:
+  if world.orders is None:
     spec["outcomes"] = _outcomes
   return Task(
     stream(rows.prompts),

@@ -206,3 +206,13 @@ def test_fillers_and_synonyms():
     p for p, _ in worlds.asked(plain, worlds.first(plain, size=200))
   )
   assert set(seen) == set("IKMO" + "ikmo" + "0123456789" + ">")
+
+
+def test_the_chance_in_stages_is_that_of_each_level():
+  task = slots.make({"stages": "0,4@1"})
+  stream = task.batches("train", 2, 0)
+  got = [task.spec["chance"](next(stream)) for _ in range(2)]
+  v = float(task.spec["vocab_size"])
+  # One order of 7 tokens; 2! * 3!^2 orders of 30.
+  np.testing.assert_allclose(got[0], [v**-7] * 2, rtol=1e-9)
+  np.testing.assert_allclose(got[1], [72 * v**-30] * 2, rtol=1e-9)
