@@ -9,12 +9,13 @@ nat (`summarize`), gold rises by more than half a deviation of the imitation's.
 With 50 comparisons and a KL that is all but free (`few`), the reward model's
 score is at its most in the end, or nearly, and gold lies 0.2 deviations or more
 below what it was on the way: the proxy was over-optimised.
-The broken variant (`wrong`) has all of its labels turned around.
+The broken variant (`wrong`) has all of its labels turned around: gold ends at
+-1.5 to -1.9.
 Paper: Learning to summarize from human feedback, arXiv 2009.01325.
 
 Run:  rlreward train --config=configs/summarize.py:mini
       python -m rlreward.claims configs/summarize.py:mini
-About 50 seconds for an arm on 2 CPU cores, all three stages.
+About 25 seconds for an arm on 2 CPU cores, all three stages.
 At scale: configs/summarize.py:pod (Pythia 6.9B on TL;DR).
 """
 

@@ -23,7 +23,7 @@ VERBS = {
   "audit-reward": "a reward on labelled answers and probes; 1 if it fails",
   "check-parity": "compare our logits with those of transformers (torch)",
   "doctor": "versions, devices, extras, cache; numbered fixes",
-  "list": "algorithms, tasks, configs and model families",
+  "list": "algorithms, papers, tasks, configs and model families",
 }
 _TOP = """examples:
   rlreward train --config=configs/quickstart.py:mini --workdir=runs/quickstart
