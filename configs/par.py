@@ -61,9 +61,7 @@ def pod(c):
   c.samples_per_prompt = 1
   c.updates_per_step = 4
   c.microbatch = 40
-  c.sampling.update(
-    max_new_tokens=512, temperature=0.9, cache_dtype="bfloat16"
-  )
+  c.sampling.update(max_new_tokens=512, temperature=0.9, cache_dtype="bfloat16")
   c.optimizer.learning_rate = 3e-7
   c.critic.update(rate=5e-6, start="policy")
   c.credit.update(lam=0.95, target="return")

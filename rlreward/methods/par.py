@@ -32,7 +32,8 @@ from rlreward.steps import checks, credit, online
 from rlreward.types import Method, Shaping, Task
 
 LINKS = (
-  "preference", "sum", "centred", "bounded", "mean_std", "minmax", "clip", "lsc",
+  "preference", "sum", "centred", "bounded", "mean_std", "minmax", "clip",
+  "lsc",
 )  # fmt: skip
 BASELINES = ("", "critic", "group")
 
