@@ -199,6 +199,7 @@ def base() -> ml_collections.ConfigDict:
   c.shaping = ml_collections.ConfigDict(
     {
       "link": "lsc",  # lsc | sum | centred | preference (transform_combine)
+      # | bounded | mean_std | minmax | clip (par)
       "names": (),  # components that are combined; () is the reward itself
       "weights": (),  # one for each name; () is 1 for each
       "reference": "quantile",  # what to beat: quantile | answer | fixed; one
@@ -208,6 +209,11 @@ def base() -> ml_collections.ConfigDict:
       "method": "empirical",  # of the quantile: empirical | gaussian
       "at": 0.0,  # of fixed
       "temperature": 1.0,  # unit of Bradley-Terry in units of the reward
+      "shape": "sigmoid",  # of preference and bounded, see ops/bounded.py (par)
+      "shift": 0.0,  # taken off before the shape; 3 starts slowly (par)
+      "ceiling": config_dict.placeholder(float),  # of the raw reward (par)
+      "long": 300,  # tokens beyond which an answer pays (par)
+      "long_price": 0.0,  # for each of them, before any shape
     }
   )
   c.best_of_n = ml_collections.ConfigDict(

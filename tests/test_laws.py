@@ -71,6 +71,7 @@ def needed(name, **changes):
     "distill": lambda: {"teacher__path": teacher()},
     "reward_model": lambda: {"model__outputs": 1},
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
+    "par": lambda: {"shaping__link": "preference"},
     "topology": lambda: {"model__outputs": 1},
     "remodetect": lambda: {"model__outputs": 1},
     "helpsteer2_pref": lambda: {"model__outputs": 1},
