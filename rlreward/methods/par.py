@@ -21,7 +21,6 @@ step, and a polynomial shape is held inside [0, 1]. PPO as there, or GRPO with
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -42,34 +41,21 @@ def make(config, task: Task) -> Method:
   """PPO, or GRPO, on the reward as `config.shaping` shapes it."""
   checks.loss(config.loss)
   checks.credit(config.credit)
-  c = config.credit
+  c, penalty = config.credit, grpo.penalty(config)
   checks.choice("credit.baseline", c.baseline, BASELINES,
                 "a critic makes it PPO, the group GRPO")  # fmt: skip
-  penalty = grpo.penalty(config)
+  fields = ("gamma", "lam", "whiten_reward", "whiten", "target")
+  assigned = credit.gae(penalty, **{name: c[name] for name in fields})
   if c.baseline == "group":
     grpo.check(config)
     assigned = credit.group(advantage.group_advantage, penalty)
-  else:
-    assigned = credit.gae(
-      penalty,
-      gamma=c.gamma,
-      lam=c.lam,
-      whiten_reward=c.whiten_reward,
-      whiten=c.whiten,
-      target=c.target,
-    )
   loss = policy.clipped(*grpo.clip(config.loss, 0.2, 0.2),
                         config.loss.dual_clip)  # fmt: skip
-  return online.make(
-    config,
-    task,
-    loss=grpo.regularised(loss, config),
-    credit=assigned,
-    aggregate=(
-      "seq_mean_token_mean" if c.baseline == "group" else "token_mean"
-    ),
-    shaping=shaper(config.shaping),
-  )
+  mode = "seq_mean_token_mean" if c.baseline == "group" else "token_mean"
+  shaped = shaper(config.shaping)
+  loss = grpo.regularised(loss, config)
+  return online.make(config, task, loss=loss, credit=assigned, aggregate=mode,
+                     shaping=shaped)  # fmt: skip
 
 
 def shaper(c) -> Shaping:
@@ -86,19 +72,16 @@ def shaper(c) -> Shaping:
   if c.ceiling is not None:
     first.append(shaping.clip((), -math.inf, c.ceiling))
   if c.long_price:
-    curve = functools.partial(
-      lengths.over_limit, limit=c.long, each=c.long_price
-    )
+    curve = lambda n: lengths.over_limit(n, c.long, c.long_price)
     first.append(combine.paid_by_length(curve))
   slope, m = 1 / c.temperature, c.samples
-  moved = shaping.affine((), 1.0, -c.shift)
+  plain = shaping.affine((), 1.0, -c.shift)
+  shape = combine.bounded((), c.shape, slope)
   links: dict[str, Callable[[], Shaping]] = {
     "preference": lambda: combine.relative((), m, c.shape, slope, c.shift),
     "sum": lambda: shaping.total(()),
     "centred": lambda: shaping.centre((), shaping.mean(m)),
-    "bounded": lambda: shaping.chain(
-      moved, combine.bounded((), c.shape, slope)
-    ),
+    "bounded": lambda: shaping.chain(plain, shape),
     "mean_std": running.standardise,
     "minmax": running.minmax,
     "clip": running.clip,

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 from rlreward.steps import accumulate, batching, optimizer
@@ -39,11 +40,10 @@ def optimisers(config, roles: Mapping[str, Any], updates: int):
 
 def _at(base, rate):
   """The optimiser section with another learning rate."""
-  section = type(base)(base.to_dict())
-  with section.unlocked():
-    if rate is not None:
-      section.learning_rate = rate
-  return section
+  fields = base.to_dict()  # a run's config is frozen
+  if rate is not None:
+    fields["learning_rate"] = rate
+  return ml_collections.ConfigDict(fields)
 
 
 def several(
