@@ -52,7 +52,10 @@ def claim(r):
 
 
 def pod(c):
-  """GPT-2 on TL;DR prompts with a length reward of your own; 20 nats."""
+  """GPT-2 on TL;DR prompts with a length reward of your own; 20 nats.
+
+  The prompts of trl-lib/tldr are a local JSONL with a column `prompt`.
+  """
   c.steps = 500
   c.prompts_per_step = 64
   c.samples_per_prompt = 8
@@ -65,7 +68,7 @@ def pod(c):
   c.task = c.task.__class__(
     {
       "name": "text",
-      "train": "trl-lib/tldr",
+      "train": "data/tldr.jsonl",
       "holdout": 0.05,
       "prompt_length": 512,
       "rewards": "rewards/summary.py:score",
