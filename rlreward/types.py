@@ -116,7 +116,8 @@ class Phases(NamedTuple):
   """The parts of an online step, so that a loop can time and log them apart.
 
   Attributes:
-    sample: (State, batch, key) -> Rollout; jitted.
+    sample: (State, batch, key) -> Rollout; jitted. With a tool on the host it
+      is not, and takes the whole batch as a fourth argument.
     score: (Rollout, batch) -> Score; on the host when rewards read text.
     update: (State, Rollout, Score) -> (State, metrics); jitted, donates State.
   """

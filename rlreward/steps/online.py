@@ -30,6 +30,7 @@ from rlreward.steps import (
   learned,
   roles,
   rollouts,
+  turns,
 )
 from rlreward.steps import credit as credit_lib
 from rlreward.steps import critic as critic_lib
@@ -128,7 +129,8 @@ def make(
       },
     )
 
-  sample = rollouts.sampler(actor, spec, asides, ahead)
+  turns.check(task, spec, asides)
+  sample = rollouts.sampler(actor, spec, asides, ahead, tool=turns.of(task))
   sample = learned.sampled(config, sample)
 
   def forward(params, frozen, rollout, share):
@@ -351,7 +353,7 @@ def make(
     return sharding.pin(state, actor.axes), metrics
 
   def step(state: State, batch, key):
-    rollout = sample(state, batch, key)
+    rollout = sample(state, batch, key, *turns.also(task, batch))
     return update(state, rollout, task.reward(rollout, batch))
 
   parts = tuple(map(rollouts.last_part, shaping.reads if shaping else ()))
