@@ -130,7 +130,7 @@ class Credit(NamedTuple):
   assign: Callable[[Signals, Any], tuple[Assigned, Any]]
 
 
-def _penalised(
+def penalised(
   signals: Signals, state: dict[str, Any], penalty: Penalty | None
 ) -> tuple[Array | None, dict[str, Any], dict[str, Array]]:
   """(-beta k1 of each token or None, next state, metrics)."""
@@ -170,7 +170,9 @@ def _penalised(
   return -price * k1, {**state, "kl_beta": following}, metrics
 
 
-def _start(penalty: Penalty | None, **own) -> Callable[[], dict[str, Any]]:
+def start(penalty: Penalty | None, **own) -> Callable[[], dict[str, Any]]:
+  """() -> the state of a credit: its own numbers and those of the penalty."""
+
   def init():
     state = {k: jnp.asarray(v, jnp.float32) for k, v in own.items()}
     if penalty is not None:
@@ -216,13 +218,13 @@ def sequence(
   def assign(signals: Signals, state):
     if transform is not None:
       signals = signals._replace(reward=transform(signals))
-    extra, state, metrics = _penalised(signals, state, penalty)
+    extra, state, metrics = penalised(signals, state, penalty)
     whole = signals._replace(reward=_total(signals, extra))
     adv = _spread(advantage(whole), signals)
     return Assigned(adv, None, metrics), state
 
   needs = AHEAD if penalty else frozenset()
-  return Credit(needs, asides, _start(penalty), assign)
+  return Credit(needs, asides, start(penalty), assign)
 
 
 def group(
@@ -256,7 +258,7 @@ def running_mean(decay: float = 0.95, penalty: Penalty | None = None) -> Credit:
   """
 
   def assign(signals: Signals, state):
-    extra, state, metrics = _penalised(signals, state, penalty)
+    extra, state, metrics = penalised(signals, state, penalty)
     reward = _total(signals, extra)
     seen = state["weight"]
     baseline = jnp.where(seen > 0, state["mean"] / jnp.where(seen, seen, 1), 0)
@@ -274,7 +276,7 @@ def running_mean(decay: float = 0.95, penalty: Penalty | None = None) -> Credit:
     return Assigned(adv, None, {**metrics, "baseline": baseline}), state
 
   needs = AHEAD if penalty else frozenset()
-  init = _start(penalty, mean=0.0, weight=0.0)
+  init = start(penalty, mean=0.0, weight=0.0)
   return Credit(needs, (), init, assign)
 
 
@@ -305,7 +307,7 @@ def reward_to_go(
     raise ValueError(f"center={center!r}; choose 'none' or 'group'")
 
   def assign(signals: Signals, state):
-    extra, state, metrics = _penalised(signals, state, penalty)
+    extra, state, metrics = penalised(signals, state, penalty)
     reward = masked.clean(signals.reward, signals.valid)
     if center == "group":
       known = signals.grouped(signals.valid)
@@ -319,7 +321,7 @@ def reward_to_go(
     return Assigned(lax.stop_gradient(adv), None, metrics), state
 
   needs = AHEAD if penalty else frozenset()
-  return Credit(needs, (), _start(penalty), assign)
+  return Credit(needs, (), start(penalty), assign)
 
 
 def gae(
@@ -351,7 +353,7 @@ def gae(
     raise ValueError(f"target={target!r}; choose 'gae' or 'return'")
 
   def assign(signals: Signals, state):
-    extra, state, metrics = _penalised(signals, state, penalty)
+    extra, state, metrics = penalised(signals, state, penalty)
     steps = token_rewards(signals, signals.reward, extra)
     known = signals.action & signals.valid[:, None]
     if whiten_reward:
@@ -369,7 +371,7 @@ def gae(
     return Assigned(adv, wanted, metrics), state
 
   needs = frozenset({"value"}) | (AHEAD if penalty else frozenset())
-  return Credit(needs, (), _start(penalty), assign)
+  return Credit(needs, (), start(penalty), assign)
 
 
 def token_rewards(
