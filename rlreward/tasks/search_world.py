@@ -40,7 +40,8 @@ def defaults() -> dict[str, Any]:
     "hops": 1,  # 1 | 2
     "missing": 0.0,  # share of facts that the store has not
     "shown": 0,  # facts in the prompt; 0 leaves them to be searched for
-    "spare": 0,  # queries that may be asked beyond those that are needed
+    "spare": 0,  # queries that may be asked beyond those that are needed; below
+    # 0 some of those are not answered
   }
 
 
@@ -225,7 +226,7 @@ def _check(c: Mapping[str, Any]) -> None:
   answered.whole("hops", c["hops"], 1, 2)
   most = c["entities"] * c["relations"]
   answered.whole("shown", c["shown"], 0, most)
-  answered.whole("spare", c["spare"], 0, 8)
+  answered.whole("spare", c["spare"], -c["hops"], 8)
   if 0 < c["shown"] < c["hops"]:
     raise UserError(
       f"shown={c['shown']} with hops={c['hops']}",
