@@ -85,7 +85,7 @@ def extract(completion: str, language: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=8)
-def _workers(count: int, timeout: float, memory_mb: int) -> Workers:
+def pool(count: int, timeout: float, memory_mb: int) -> Workers:
   """One pool for all rewards with the same limits."""
   return Workers(count, timeout, memory_mb)
 
@@ -137,7 +137,7 @@ def sql_reward(
       if partial or query is not None:
         jobs.append((said, query or "", base, right, options, partial))
         place.append(i)
-    found = _workers(workers, timeout, memory_mb).map(
+    found = pool(workers, timeout, memory_mb).map(
       sql_parts.judge, [(*j[:4], tuple(j[4]), j[5]) for j in jobs]
     )
     for i, outcome in zip(place, found, strict=True):
