@@ -70,7 +70,7 @@ def get_config(arg="mini"):
   c.reference = "always"
   if arg == "pod":
     return pod(c)
-  c.steps = 100
+  c.steps = 60
   c.prompts_per_step = 32
   c.samples_per_prompt = 8
   c.sampling.max_new_tokens = 16  # two queries and facts, an answer
@@ -87,7 +87,7 @@ def get_config(arg="mini"):
   c.start.update(
     {
       "algorithm": "sft",
-      "steps": 600,
+      "steps": 250,
       "prompts_per_step": 64,
       "optimizer": {
         "learning_rate": 3e-3,

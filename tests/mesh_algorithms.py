@@ -7,6 +7,7 @@ import json
 import sys
 
 import jax
+import jax.numpy as jnp
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -14,12 +15,14 @@ import nano
 import numpy as np
 
 from rlreward import registry, sharding
+from rlreward.sampling import tools
 from rlreward.steps import roles
 from rlreward.tasks import arithmetic
 
 CHANGES = {
   "ppo": {"kl_reward__beta": 0.1, "epochs": 2, "critic__warmup": 1},
   "remax": {},
+  "turns": {"sampling__max_new_tokens": 9, "credit__baseline": "turn"},
   "raft": {"rounds__kl": 0.1},
   "dpo": {},
   "kto": {},
@@ -58,7 +61,15 @@ PAIRS = (
   "dpo", "kto", "reward_model", "gated", "remodetect", "ensembles",
   "helpsteer2_pref", "rewardbench2",
 )  # fmt: skip
-HEADS = {"gated": "reward_model"}  # a head of an algorithm
+HEADS = {"gated": "reward_model", "turns": "grpo"}  # a head of an algorithm
+
+
+def observe(query, mask, columns):
+  """Shows every turn its size and its first token."""
+  del columns
+  size = jnp.minimum(mask.sum(1), nano.V - 1)
+  seen = jnp.stack([size, query[:, 0]], 1).astype(jnp.int32)
+  return seen, jnp.ones(seen.shape, bool), mask[:, 0]
 
 
 def trained(name, shape):
@@ -73,6 +84,10 @@ def trained(name, shape):
     task = nano.task()
     if name in PAIRS:
       task = arithmetic.make({"name": "arithmetic", "digits": 1})
+    if name == "turns":
+      tool = tools.Tool(observe, 2, 2)
+      stops = tuple(range(0, nano.V, 2))
+      task = nano.task(tool=tool, stop_ids=stops)
     method = registry.algorithm(algorithm).make(c, task)
     axes = roles.policy(c.model).axes
     key = jax.random.key(0)
