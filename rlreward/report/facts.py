@@ -20,7 +20,7 @@ FACTS = {
     "near 0, unless the task asks for longer or shorter answers",
   ),
   "calls": ("calls", "as many as the task needs"),
-  "observed": ("tokens", "follows `calls`"),
+  "observed": ("tokens", "follows calls"),
   "reward_std": (
     "reward",
     "falls slowly; 0 means nothing is left to learn",
