@@ -54,9 +54,16 @@ def get_config(arg="mini"):
                              "length": 12})  # fmt: skip
   sft = {"learning_rate": 1e-2}
   c.start.update(
-    {"algorithm": "sft", "steps": 150, "prompts_per_step": 64,
-     "samples_per_prompt": 1, "updates_per_step": 1, "kl_reward": {"beta": 0.0}, "optimizer": sft}
-  )  # fmt: skip
+    {
+      "algorithm": "sft",
+      "steps": 150,
+      "prompts_per_step": 64,
+      "samples_per_prompt": 1,
+      "updates_per_step": 1,
+      "kl_reward": {"beta": 0.0},
+      "optimizer": sft,
+    }
+  )
   c.eval.update(every=0, prompts=256)
   c.checkpoint.every = 1000
   c.log.update(every=50, samples_every=0, tensorboard=False)

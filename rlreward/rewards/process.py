@@ -1,8 +1,8 @@
 """A process reward model's scores as rewards of tokens.
 
 A reward that judges steps puts the score of each step in `Score.tokens` at the
-token that ends it, and NaN everywhere else. `shaped` makes rewards of them, with
-0 between the ends; `value`, the reward of the whole answer, stays.
+token that ends it, and NaN everywhere else. `shaped` makes rewards of them,
+with 0 between the ends; `value`, the reward of the whole answer, stays.
 """
 
 from __future__ import annotations
