@@ -216,6 +216,15 @@ def base() -> ml_collections.ConfigDict:
       "long_price": 0.0,  # for each of them, before any shape
     }
   )
+  c.process = ml_collections.ConfigDict(
+    {
+      "kind": "clip_delta",  # what becomes of scores of steps: none | raw
+      # | clip | delta | clip_delta | progress | min | orm (ops/process.py)
+      "alpha": 0.1,  # weight beside the reward of the answer
+      "eta": 0.0,  # threshold of clip, the first score of progress; or it is
+      "quantile": 0.0,  # this quantile of the first rollout's steps; 0 = not
+    }
+  )
   c.best_of_n = ml_collections.ConfigDict(
     {
       "n": 8,  # of best-of-n: the law that bond distils

@@ -82,7 +82,8 @@ class Score(NamedTuple):
     value: f32[N].
     valid: bool[N]; false means "no judgement", never a reward of zero. Invalid
       rows leave the group statistics and the loss.
-    tokens: f32[N, L] or None, a reward for each token.
+    tokens: f32[N, L] or None, a reward for each token, NaN where it has none
+      (a reward that scores steps does so at the tokens that end them).
     components: {name: f32[N]}, the parts that `value` was made of.
   """
 

@@ -16,7 +16,7 @@ from jax import lax
 
 from rlreward.analytic import budget
 from rlreward.ops import kl as kl_lib
-from rlreward.ops import masked, returns
+from rlreward.ops import masked, process, returns
 from rlreward.types import Array
 
 AHEAD = frozenset({"reference_logp"})
@@ -82,6 +82,8 @@ class Signals(NamedTuple):
     aside: f32[B, M], rewards of the asides.
     aside_valid: bool[B, M].
     group: G.
+    step: i32[N, T] or None, the step that an action is in, where steps are
+      scored.
   """
 
   reward: Array
@@ -94,6 +96,7 @@ class Signals(NamedTuple):
   aside: Array
   aside_valid: Array
   group: int
+  step: Array | None = None
 
   def grouped(self, x: Array) -> Array:
     """[N, ...] -> [B, G, ...]."""
@@ -294,8 +297,8 @@ def reward_to_go(
   Args:
     penalty: KL in the reward.
     gamma: discount of an action.
-    center: "none", or "group": the mean reward of the prompt's samples is
-      taken off first.
+    center: "none", or the mean of the prompt's samples that is taken off
+      first: "group" of their rewards, "step" of R at the same step.
     sd_min: floor of the spread; keeps noise small once the signal has gone.
 
   Raises:
@@ -303,8 +306,8 @@ def reward_to_go(
 
   Reference: REINFORCE++, arXiv 2501.03262.
   """
-  if center not in ("none", "group"):
-    raise ValueError(f"center={center!r}; choose 'none' or 'group'")
+  if center not in ("none", "group", "step"):
+    raise ValueError(f"center={center!r}; choose 'none', 'group' or 'step'")
 
   def assign(signals: Signals, state):
     extra, state, metrics = penalised(signals, state, penalty)
@@ -315,9 +318,11 @@ def reward_to_go(
       reward -= jnp.repeat(mean, signals.group)
     steps = token_rewards(signals, reward, extra)
     known = signals.action & signals.valid[:, None]
-    adv = masked.whiten(
-      returns.reward_to_go(steps, signals.action, gamma), known, sd_min=sd_min
-    )
+    adv = returns.reward_to_go(steps, signals.action, gamma)
+    if center == "step":
+      step = jnp.zeros_like(adv, int) if signals.step is None else signals.step
+      adv -= process.step_baseline(adv, step, known, signals.group)
+    adv = masked.whiten(adv, known, sd_min=sd_min)
     return Assigned(lax.stop_gradient(adv), None, metrics), state
 
   needs = AHEAD if penalty else frozenset()

@@ -194,6 +194,7 @@ def make(
   def assign(state, rollout, score, aside, fixed):
     """Rewards to advantages and the mask of what is trained on."""
     extra, said = dict(state.extra), {}
+    step = rollouts.steps(score, t)
     if shaping:
       seen = {**rollout.extras, **aside.extras(own, g)}
       score, extra["shaping"] = shaping.update(
@@ -217,7 +218,7 @@ def make(
     signals = credit_lib.Signals(
       reward=reward,
       valid=valid,
-      tokens=None if score.tokens is None else score.tokens[:, -t:],
+      tokens=rollouts.earned(score, t),
       action=rollout.action[:, -t:],
       logp=jax.lax.stop_gradient(rollout.logp[:, -t:]),
       reference_logp=fixed.get("reference_logp"),
@@ -225,6 +226,7 @@ def make(
       aside=aside.value[:, :own],
       aside_valid=aside.valid[:, :own],
       group=g,
+      step=step,
     )
     found, extra["credit"] = credit.assign(signals, extra["credit"])
     found = found._replace(metrics={**found.metrics, **said})

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlreward import sharding
 from rlreward.ops import advantage as advantage_lib
-from rlreward.ops import importance, masked, policy
+from rlreward.ops import importance, masked, policy, process
 from rlreward.ops import kl as kl_lib
 from rlreward.sampling import decode, tools
 from rlreward.steps import checks, credit, roles, turns
@@ -262,6 +262,21 @@ def truncated(config, rollout: Rollout, score: Score) -> Score:
     slope = policy.overlong_penalty(length, t, config.overlong_buffer)
     return score._replace(value=score.value + slope)
   return score
+
+
+def earned(score: Score, t: int) -> Array | None:
+  """f32[N, T]: rewards of single tokens, 0 where the score has none (NaN)."""
+  if score.tokens is None:
+    return None
+  own = score.tokens[:, -t:]
+  return jnp.where(jnp.isnan(own), 0, own)
+
+
+def steps(score: Score, t: int) -> Array | None:
+  """i32[N, T]: the step that a token is in, where the score is of steps."""
+  if score.tokens is None:
+    return None
+  return process.step_index(jnp.isfinite(score.tokens[:, -t:]))
 
 
 def phases(
