@@ -56,10 +56,11 @@ NEEDED = (
   "algorithm", "seed", "steps", "prompts_per_step", "samples_per_prompt",
   "microbatch", "updates_per_step", "epochs", "truncation", "overlong_buffer",
   "filter_on", "refill_rounds", "reference", "model", "sampling", "loss",
-  "kl_reward", "shaping", "credit", "critic", "off_policy", "preference",
-  "rounds", "distill", "teacher", "reward_model", "reward", "learned", "steer",
-  "ensemble", "remodetect", "best_of_n", "ahead", "rollout_devices",
-  "optimizer", "task", "mesh", "eval", "frontier", "log", "checkpoint", "start",
+  "kl_reward", "shaping", "noise", "credit", "critic", "off_policy",
+  "preference", "rounds", "distill", "teacher", "reward_model", "reward",
+  "learned", "steer", "ensemble", "remodetect", "best_of_n", "ahead",
+  "rollout_devices", "optimizer", "task", "mesh", "eval", "frontier", "log",
+  "checkpoint", "start",
 )  # fmt: skip
 
 
