@@ -225,6 +225,18 @@ def base() -> ml_collections.ConfigDict:
       "quantile": 0.0,  # this quantile of the first rollout's steps; 0 = not
     }
   )
+  c.noise = ml_collections.ConfigDict(
+    {
+      "reward": "",  # component that is the reward; "" is the task's reward
+      "gate": "",  # component of the format: where it is 0 the reward is 0
+      "flip": 0.0,  # chance that a reward is turned into 1 - r, in training
+      "unit": "prompt",  # that a flip is drawn for: prompt | sample
+      "answered": "",  # component: rows without an answer are never turned
+      "aux": "",  # component that is added to rewards below tau; "" = none
+      "tau": 0.5,
+      "alpha": 0.1,  # its weight; 1 beside a verifier of 0 and 1
+    }
+  )
   c.best_of_n = ml_collections.ConfigDict(
     {
       "n": 8,  # of best-of-n: the law that bond distils

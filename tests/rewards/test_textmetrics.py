@@ -262,9 +262,11 @@ def test_simplified_text_reads_easier():
 def test_phrases_and_repetition_of_text():
   text = "Wait, we need to see. Therefore it holds. Wait."
   assert phrases.hits(text) == 3
-  assert phrases.reward(text) == pytest.approx(0.15)
-  assert phrases.reward(text, each=0.5) == 1
-  assert phrases.reward(text + " user: ", each=0.5) == 0
+  assert phrases.reward(text) == pytest.approx(0.075)
+  assert phrases.reward(text, c=20) == pytest.approx(0.15)
+  assert phrases.reward(text, c=2) == 1
+  assert phrases.reward(text, c=2, answered=False) == 0
+  assert phrases.reward(text + " user: ", c=2) == 0
   loop = " ".join(["wait a bit"] * 20)
   assert phrases.repeated(loop, 20) == pytest.approx(3 / 41)
   assert phrases.repetition("a b c a b c") == pytest.approx(3 / 4)
