@@ -53,17 +53,25 @@ CHANGES = {
     "ensemble__finetune": 2,
     "ensemble__flip": 0.5,
   },
+  # Moments of the run are sums over all rows; references lie beside them.
+  "par": {
+    "kl_reward__beta": 0.1,
+    "shaping__link": "preference",
+    "shaping__samples": 2,
+  },
+  "par_clip": {"kl_reward__beta": 0.1, "shaping__link": "clip"},
 }
 PAIRS = (
   "dpo", "kto", "reward_model", "gated", "remodetect", "ensembles",
   "helpsteer2_pref", "rewardbench2",
 )  # fmt: skip
-HEADS = {"gated": "reward_model"}  # a head of an algorithm
+# A head or a choice of an algorithm.
+OF = {"gated": "reward_model", "par_clip": "par"}
 
 
 def trained(name, shape):
   """(parameters, loss) after two steps, and those at the start."""
-  algorithm = HEADS.get(name, name)
+  algorithm = OF.get(name, name)
   c = nano.config(algorithm=algorithm, microbatch=8, **CHANGES[name])
   if name in PAIRS:
     c.prompts_per_step = 8
