@@ -1,4 +1,4 @@
-"""What a shaping makes of rewards outside a run, for closed forms and tables."""
+"""What a shaping makes of rewards outside a run: closed forms and tables."""
 
 from __future__ import annotations
 
