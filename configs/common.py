@@ -199,7 +199,7 @@ def base() -> ml_collections.ConfigDict:
   c.shaping = ml_collections.ConfigDict(
     {
       "link": "lsc",  # lsc | sum | centred | preference (transform_combine)
-      # | bounded | mean_std | minmax | clip (par)
+      # | bounded | mean_std | minmax | clip | log_sigmoid (par)
       "names": (),  # components that are combined; () is the reward itself
       "weights": (),  # one for each name; () is 1 for each
       "reference": "quantile",  # what to beat: quantile | answer | fixed; one

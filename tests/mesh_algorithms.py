@@ -56,12 +56,20 @@ CHANGES = {
     "ensemble__finetune": 2,
     "ensemble__flip": 0.5,
   },
+  # Moments of the run are sums over all rows; references lie beside them.
+  "par": {
+    "kl_reward__beta": 0.1,
+    "shaping__link": "preference",
+    "shaping__samples": 2,
+  },
+  "par_clip": {"kl_reward__beta": 0.1, "shaping__link": "clip"},
 }
 PAIRS = (
   "dpo", "kto", "reward_model", "gated", "remodetect", "ensembles",
   "helpsteer2_pref", "rewardbench2",
 )  # fmt: skip
-HEADS = {"gated": "reward_model", "turns": "grpo"}  # a head of an algorithm
+# A head or a choice of an algorithm.
+OF = {"gated": "reward_model", "par_clip": "par", "turns": "grpo"}
 
 
 def observe(query, mask, columns):
@@ -74,7 +82,7 @@ def observe(query, mask, columns):
 
 def trained(name, shape):
   """(parameters, loss) after two steps, and those at the start."""
-  algorithm = HEADS.get(name, name)
+  algorithm = OF.get(name, name)
   c = nano.config(algorithm=algorithm, microbatch=8, **CHANGES[name])
   if name in PAIRS:
     c.prompts_per_step = 8

@@ -9,9 +9,9 @@ reference. It lies in [0, 1], so that the optimum moves no log-prob by more than
 above what the reward model has seen. `shaping.link` also names what PAR is
 compared with: the raw reward (sum), less the reference's mean (centred), a
 bounded `shape` of it without references (bounded), the run's mean and deviation
-(mean_std), extremes (minmax) or both as limits (clip), and LSC (lsc). `shape`
-and `shift` change PAR itself; a `ceiling` and the price of long answers come
-before any of them.
+(mean_std), extremes (minmax) or both as limits (clip), LSC (lsc) and the same
+without references (log_sigmoid). `shape` and `shift` change PAR itself; a
+`ceiling` and the price of long answers come before any of them.
 
 Reference: Reward Shaping to Mitigate Reward Hacking in RLHF, arXiv 2502.18770.
 Differs from the paper: the M answers of the reference are drawn anew in every
@@ -32,7 +32,7 @@ from rlreward.types import Method, Shaping, Task
 
 LINKS = (
   "preference", "sum", "centred", "bounded", "mean_std", "minmax", "clip",
-  "lsc",
+  "lsc", "log_sigmoid",
 )  # fmt: skip
 
 
@@ -70,6 +70,9 @@ def shaper(c) -> Shaping:
     "clip": running.clip,
     "lsc": lambda: shaping.lsc(
       (), shaping.quantile(c.quantile, m, c.method), None, c.temperature
+    ),
+    "log_sigmoid": lambda: shaping.lsc(
+      (), shaping.fixed(c.shift), None, c.temperature
     ),
   }
   return shaping.chain(*first, links[c.link]())
