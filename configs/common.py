@@ -237,6 +237,15 @@ def base() -> ml_collections.ConfigDict:
       "alpha": 0.1,  # its weight; 1 beside a verifier of 0 and 1
     }
   )
+  c.format = ml_collections.ConfigDict(
+    {
+      "table": "correct",  # reward of right and formed: correct | strict | mix,
+      # see rlreward/methods/simplerl_zoo.py
+      "right": "",  # component of correctness; "" is the reward itself
+      "formed": "",  # component of the format (strict, mix)
+      "penalty": -1.0,  # of any answer that is not formed (mix)
+    }
+  )
   c.best_of_n = ml_collections.ConfigDict(
     {
       "n": 8,  # of best-of-n: the law that bond distils

@@ -1,7 +1,8 @@
-"""Rewards that check an answer: the names for `task.rewards`.
+r"""Rewards that check an answer: the names for `task.rewards`.
 
   verify:math           the marked answer equals the column `answer`
   verify:math_strict    the same without math-verify
+  verify:boxed          there is an answer in \boxed{}, right or wrong
   verify:choice         the letter of the choice
   verify:exact          the marked answer is the same text
   verify:think_answer   <think>..</think> and <answer>..</answer>, and no more
@@ -146,6 +147,12 @@ math = math_reward()
 math_strict = math_reward(name="math_strict", engine="strict")
 think_answer = format_reward("think answer", name="think_answer")
 tags = format_reward("think answer", name="tags", share=True)
+
+
+@reward
+def boxed(completion: str) -> float:
+  """1 where the text ends its thought and has an answer in a box."""
+  return float(extract_answer(completion, ("boxed",)) is not None)
 
 
 @reward
