@@ -58,7 +58,7 @@ NEEDED = (
   "filter_on", "refill_rounds", "reference", "model", "sampling", "loss",
   "kl_reward", "shaping", "credit", "critic", "off_policy", "preference",
   "rounds", "distill", "teacher", "reward_model", "reward", "learned", "steer",
-  "ensemble", "remodetect", "best_of_n", "ahead", "rollout_devices",
+  "ensemble", "remodetect", "tina", "best_of_n", "ahead", "rollout_devices",
   "optimizer", "task", "mesh", "eval", "frontier", "log", "checkpoint", "start",
 )  # fmt: skip
 
