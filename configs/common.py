@@ -246,6 +246,17 @@ def base() -> ml_collections.ConfigDict:
       "penalty": -1.0,  # of any answer that is not formed (mix)
     }
   )
+  c.tina = ml_collections.ConfigDict(
+    {
+      "recipe": "",  # weights of rewards: a name of rlreward/methods/tina.py or
+      # such as "format@1,accuracy@2"; "" is the task's own reward
+      "accuracy": "math",  # the component that is 1 where an answer is right
+      "format": "format",  # the component of the format
+      "scale_rewards": True,  # over the spread of a group; False is Dr. GRPO's
+      "target": 0,  # tokens that l1_exact and l1_max ask for
+      "longest": 0,  # tokens at which the cosine ends; 0 = max_new_tokens
+    }
+  )
   c.best_of_n = ml_collections.ConfigDict(
     {
       "n": 8,  # of best-of-n: the law that bond distils
@@ -346,5 +357,7 @@ def model() -> ml_collections.ConfigDict:
       "lora_rank": 0,  # above 0: train an adapter, share the base
       "lora_alpha": 16.0,
       "lora_targets": ("q", "k", "v", "o", "gate", "up", "down"),
+      "lora_path": "",  # a directory in PEFT's layout: the adapter at first
+      "lora_dropout": 0.0,  # share of an adapter's input left out of gradients
     }
   )

@@ -60,7 +60,7 @@ NEEDED = (
   "process", "prompts_per_step", "reference", "refill_rounds", "remodetect",
   "reward", "reward_model", "rollout_devices", "rounds", "samples_per_prompt",
   "sampling", "seed", "shaping", "start", "steer", "steps", "task", "teacher",
-  "truncation", "updates_per_step",
+  "tina", "truncation", "updates_per_step",
 )  # fmt: skip
 
 

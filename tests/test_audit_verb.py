@@ -180,6 +180,7 @@ def test_the_probes_follow_the_seed():
 SHIPPED = {
   "rlreward.rewards.execute:sql": "sql",
   "rlreward.rewards.execute:python_rlimit": "python",
+  "rlreward.rewards.tina:format": "thought_ends",
   **{
     f"rlreward.rewards.verify:{name}": name
     for name in ("math", "choice", "exact", "json", "think_answer", "tool_call",
@@ -197,6 +198,8 @@ GUARDED = {
 # accept and refuse nothing, and are held against other implementations.
 MEASURES = {
   "rlreward.rewards.execute:sql_partial",
+  "rlreward.rewards.tina:reasoning_steps",
+  "rlreward.rewards.tina:tag_count",
 } | {
   f"rlreward.rewards.verify:{name}"
   for name in ("tags", "repetition", "rouge_l", "bleu", "chrf", "sari", "fkgl",

@@ -237,7 +237,12 @@ class Linear(nn.Module):
     if self.has_variable("lora", "a"):
       a = self.get_variable("lora", "a").astype(x.dtype)
       b = self.get_variable("lora", "b").astype(x.dtype)
-      y = y + (x @ a) @ b * jnp.asarray(c.lora_scale, x.dtype)
+      z = x
+      if self.has_variable("lora", "drop"):
+        kept = 1 - c.lora_dropout
+        key = self.get_variable("lora", "drop")
+        z = jnp.where(jax.random.bernoulli(key, kept, x.shape), x / kept, 0)
+      y = y + (z @ a) @ b * jnp.asarray(c.lora_scale, x.dtype)
     if self.bias:
       zeros = nn.initializers.zeros
       bias = _param(self, "bias", zeros, self.axes[1:], (self.features,))

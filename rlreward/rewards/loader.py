@@ -25,6 +25,7 @@ _FIX = (
 SHORT = {
   "verify": "rlreward.rewards.verify",
   "execute": "rlreward.rewards.execute",
+  "tina": "rlreward.rewards.tina",
 }
 
 

@@ -17,7 +17,7 @@ from rlreward import errors, sharding
 from rlreward.analytic import best_of_n
 from rlreward.ops import masked, select
 from rlreward.sampling import decode
-from rlreward.steps import checks, evaluate, roles, rollouts, turns
+from rlreward.steps import checks, evaluate, roles, rollouts, thin, turns
 from rlreward.types import Array, Method, Rollout, Score, State, Task
 
 
@@ -44,6 +44,7 @@ def make(config, task: Task) -> Method:
   checks.counts(config, ("prompts_per_step", "samples_per_prompt", "steps"))
   checks.best_of_n(config)
   checks.vocabulary(config, task)
+  thin.refuse(config)
   chunk = c.chunk or n
   if n % chunk:
     raise errors.UserError(

@@ -25,6 +25,7 @@ from rlreward.steps import (
   optimizer,
   roles,
   rollouts,
+  thin,
   turns,
 )
 from rlreward.steps import (
@@ -118,6 +119,7 @@ def make(
   b, t = config.prompts_per_step, config.sampling.max_new_tokens
   spec = evaluate.sampling_spec(config, task, config.samples_per_prompt)
   checks.online(config, task, spec)
+  thin.refuse(config)
   own_g = config.samples_per_prompt
   g = own_g + sum(a.count for a in asides)
   updates, epochs = config.updates_per_step, config.epochs

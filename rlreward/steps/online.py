@@ -30,6 +30,7 @@ from rlreward.steps import (
   learned,
   roles,
   rollouts,
+  thin,
   turns,
 )
 from rlreward.steps import credit as credit_lib
@@ -158,6 +159,8 @@ def make(
       value = critic.values(params, frozen, rollout, share, x)
     return logp, entropy, value
 
+  read = thin.forward(config, forward)
+
   def before(state, rollout, plan, known):
     """What is fixed before the first update: {name: f32[N, T]}.
 
@@ -246,8 +249,7 @@ def make(
     tokens = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
 
     def piece_loss(params, piece):
-      made = forward(params, frozen, piece["rollout"], inner.share)
-      return made_loss(made, piece)
+      return made_loss(read(params, frozen, piece, inner.share), piece)
 
     def made_loss(made, piece):
       rollout, mask = piece["rollout"], piece["mask"]
@@ -313,13 +315,14 @@ def make(
     inner = batching.plan(b // updates, g, config.microbatch, shards)
     full = batching.plan(b, g, inner.rows, shards)
     tape = None
-    if once and critic and full.pieces == 1:
+    if once and critic and full.pieces == 1 and not thin.rate(config):
       own = lambda p: forward(p, state.frozen, rollout, full.share)
       tape = jax.vjp(own, state.params)
     fixed = before(state, rollout, full, tape[0] if tape else None)
     found, mask, reward, extra = assign(state, rollout, score, aside, fixed)
     rows = {**fixed, "rollout": rollout, "mask": mask,
-            "advantage": found.advantage}  # fmt: skip
+            "advantage": found.advantage,
+            **thin.keys(config, state, b * g)}  # fmt: skip
     if found.target is not None:
       rows["target"] = found.target
     run = lambda carry, rows: one_update(carry, rows, state.frozen, state.step)
