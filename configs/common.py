@@ -257,6 +257,25 @@ def base() -> ml_collections.ConfigDict:
       "longest": 0,  # tokens at which the cosine ends; 0 = max_new_tokens
     }
   )
+  c.calls = ml_collections.ConfigDict(
+    {
+      "match": "fine",  # fine | strict | intermediate | coarse | optimal
+      "scale": "paper",  # of both: paper | equal | two_stage | linear
+      "length": "",  # pays for words of the thought: "" off | fixed | moving
+    }
+  )
+  c.sql = ml_collections.ConfigDict(
+    {
+      "execution": 3.0,  # weights of the parts of a query (reasoning_sql)
+      "judge": 0.0,  # counts where execution gives 0; the paper's is 2
+      "syntax": 1.0,
+      "schema": 1.0,
+      "ngram": 1.0,
+      "format": 1.0,
+      "ranks": "refuse",  # weights with which a wrong query can outrank a right
+      # one: refuse | watch
+    }
+  )
   c.best_of_n = ml_collections.ConfigDict(
     {
       "n": 8,  # of best-of-n: the law that bond distils

@@ -1,5 +1,7 @@
 """Flips and calibration as shapings, and inside an online step."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import nano
@@ -15,11 +17,11 @@ from rlreward.types import Score
 KEY = jax.random.key(5)
 
 
-class Rows:
+class Rows(NamedTuple):
   """What a shaping reads of a rollout."""
 
-  group = jnp.repeat(jnp.arange(6), 4)
-  extras = {}
+  group: Any = jnp.repeat(jnp.arange(6), 4)
+  extras: Any = {}
 
 
 def score(**parts):
@@ -83,9 +85,7 @@ def test_calibration_by_hand():
 
 def test_what_is_calibrated_is_the_noisy_label():
   given = score(aux=jnp.full(24, 0.25))
-  made = shaping.chain(
-    noise.flip(KEY, 1.0), noise.calibrate(0.5, 1.0, "aux")
-  )
+  made = shaping.chain(noise.flip(KEY, 1.0), noise.calibrate(0.5, 1.0, "aux"))
   found = several(made, given, 1)[0].value
   want = np.where(given.value == 1, 0.25, 1.0)
   np.testing.assert_allclose(found, np.where(given.valid, want, 0))
