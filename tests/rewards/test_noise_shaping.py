@@ -1,5 +1,6 @@
 """Flips and calibration as shapings, and inside an online step."""
 
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ class Rows(NamedTuple):
   """What a shaping reads of a rollout."""
 
   group: Any = jnp.repeat(jnp.arange(6), 4)
-  extras: Any = {}
+  extras: Any = MappingProxyType({})
 
 
 def score(**parts):
