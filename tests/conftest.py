@@ -34,6 +34,13 @@ _MOST_MAPS = 25_000
 _tests = itertools.count()
 
 
+def pytest_collection_finish():
+  """Leaves modules and tests to themselves: tracing makes much garbage."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(10_000, 20, 20)
+
+
 def pytest_runtest_teardown():
   """Drops compiled programs, which are read back from disk, before that."""
   if next(_tests) % 10 == 9 and _MAPS.exists():
