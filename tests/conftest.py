@@ -5,6 +5,7 @@ import itertools
 import os
 import pathlib
 import sys
+import threading
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -26,6 +27,24 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax  # after its settings
+from jax._src.interpreters import mlir
+
+# An operation outside of jit is a program as well. Setting up the compiler's
+# dialects is a quarter of what such a small one costs, so a thread does it
+# once for fifty programs (JAX: for each), which bounds what a context keeps.
+_PROGRAMS = 50
+_fresh_context = mlir.make_ir_context
+_kept = threading.local()
+
+
+def _shared_context():
+  if not getattr(_kept, "left", 0):
+    _kept.context, _kept.left = _fresh_context(), _PROGRAMS
+  _kept.left -= 1
+  return _kept.context
+
+
+mlir.make_ir_context = _shared_context
 
 # Each compiled program holds some memory maps, and Linux allows a process
 # 65,530 of them: a worker that has run a thousand tests would be killed.
