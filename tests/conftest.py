@@ -5,12 +5,13 @@ import itertools
 import os
 import pathlib
 import sys
+import threading
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Programs of nano models: compiling them costs more than running them.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -26,12 +27,37 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax  # after its settings
+from jax._src.interpreters import mlir
+
+# An operation outside of jit is a program as well. Setting up the compiler's
+# dialects is a quarter of what such a small one costs, so a thread does it
+# once for fifty programs (JAX: for each), which bounds what a context keeps.
+_PROGRAMS = 50
+_fresh_context = mlir.make_ir_context
+_kept = threading.local()
+
+
+def _shared_context():
+  if not getattr(_kept, "left", 0):
+    _kept.context, _kept.left = _fresh_context(), _PROGRAMS
+  _kept.left -= 1
+  return _kept.context
+
+
+mlir.make_ir_context = _shared_context
 
 # Each compiled program holds some memory maps, and Linux allows a process
 # 65,530 of them: a worker that has run a thousand tests would be killed.
 _MAPS = pathlib.Path("/proc/self/maps")
 _MOST_MAPS = 25_000
 _tests = itertools.count()
+
+
+def pytest_collection_finish():
+  """Leaves modules and tests to themselves: tracing makes much garbage."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(10_000, 20, 20)
 
 
 def pytest_runtest_teardown():
