@@ -124,9 +124,9 @@ def make(
   def stream(kind: str) -> Callable[[str, int, int], Any]:
     def opened(split: str, batch_size: int, seed: int) -> Any:
       one = lambda level: getattr(tasks[level], kind)(split, batch_size, seed)
-      if split == "test" or len(stages) == 1:
+      if split == "test":
         return one(stages[-1].level)
-      return curriculum.Staged(stages, one)
+      return curriculum.training(c, stages, one, kind == "batches")
 
     return opened
 
