@@ -20,6 +20,7 @@ from rlreward.tasks import arithmetic
 CHANGES = {
   "ppo": {"kl_reward__beta": 0.1, "epochs": 2, "critic__warmup": 1},
   "remax": {},
+  "tina": {"model__lora_rank": 2, "model__lora_dropout": 0.25},
   "raft": {"rounds__kl": 0.1},
   "dpo": {},
   "kto": {},

@@ -70,6 +70,7 @@ BUDGET = {"update": 80, "sample": 70}
 ALGORITHMS = (
   "ppo", "remax", "raft", "dpo", "kto", "reward_model", "gated", "remodetect",
   "ensembles", "helpsteer2", "helpsteer2_pref", "rewardbench2", "summarize",
+  "tina",
 )  # fmt: skip
 
 
