@@ -10,11 +10,12 @@ hardly move. Dropout is off: there are 8 thousand parameters to fit.
 
 As measured (seeds 0 to 2) adapters go from 0.54 to 0.71 and every weight, at a
 rate of 3e-4 that was not tuned, to 0.66.
+
 Paper: Tina: Tiny Reasoning Models via LoRA, arXiv 2504.15777.
 
 Run:  rlreward train --config=configs/tina.py:mini
       python -m rlreward.claims configs/tina.py:mini
-About 40 seconds for an arm on 2 CPU cores.
+About 45 seconds for an arm on 2 CPU cores.
 At scale: configs/tina.py:pod (R1-Distill-Qwen-1.5B on Open-RS).
 """
 

@@ -31,6 +31,7 @@ from rlreward.steps import (
   roles,
   rollouts,
   thin,
+  turns,
 )
 from rlreward.steps import credit as credit_lib
 from rlreward.steps import critic as critic_lib
@@ -129,7 +130,8 @@ def make(
       },
     )
 
-  sample = rollouts.sampler(actor, spec, asides, ahead)
+  turns.check(task, spec, asides)
+  sample = rollouts.sampler(actor, spec, asides, ahead, tool=turns.of(task))
   sample = learned.sampled(config, sample)
 
   def forward(params, frozen, rollout, share):
@@ -195,6 +197,7 @@ def make(
   def assign(state, rollout, score, aside, fixed):
     """Rewards to advantages and the mask of what is trained on."""
     extra, said = dict(state.extra), {}
+    step = rollouts.steps(score, t)
     if shaping:
       seen = {**rollout.extras, **aside.extras(own, g)}
       score, extra["shaping"] = shaping.update(
@@ -218,7 +221,7 @@ def make(
     signals = credit_lib.Signals(
       reward=reward,
       valid=valid,
-      tokens=None if score.tokens is None else score.tokens[:, -t:],
+      tokens=rollouts.earned(score, t),
       action=rollout.action[:, -t:],
       logp=jax.lax.stop_gradient(rollout.logp[:, -t:]),
       reference_logp=fixed.get("reference_logp"),
@@ -226,6 +229,7 @@ def make(
       aside=aside.value[:, :own],
       aside_valid=aside.valid[:, :own],
       group=g,
+      step=step,
     )
     found, extra["credit"] = credit.assign(signals, extra["credit"])
     said["reward_shaped"] = masked.masked_mean(reward, valid)
@@ -354,7 +358,7 @@ def make(
     return sharding.pin(state, actor.axes), metrics
 
   def step(state: State, batch, key):
-    rollout = sample(state, batch, key)
+    rollout = sample(state, batch, key, *turns.also(task, batch))
     return update(state, rollout, task.reward(rollout, batch))
 
   parts = tuple(map(rollouts.last_part, shaping.reads if shaping else ()))

@@ -47,12 +47,24 @@ def test_fixtures_are_judged_as_labelled_and_pass_the_audit(name):
 
 
 def test_every_name_of_the_docstring_loads():
-  for name in ("math", "math_strict", "choice", "exact", "think_answer", "tags",
-               "tool_call", "toolrl", "bfcl", "json", "repetition", "rouge_l",
-               "bleu", "chrf", "sari", "fkgl", "flesch"):  # fmt: skip
+  for name in ("math", "math_strict", "boxed", "choice", "exact",
+               "think_answer", "tags", "tool_call", "toolrl", "bfcl", "json",
+               "repetition", "rouge_l", "bleu", "chrf", "sari", "fkgl",
+               "flesch"):  # fmt: skip
     assert f"verify:{name}" in str(verify.__doc__) or name == "flesch"
     assert function.from_path(f"verify:{name}").name == name
   assert loader.load("execute:sql").name == "sql"
+
+
+def test_a_box_is_there_or_not_whatever_is_in_it():
+  for said, want in (
+    ("so \\boxed{4}", 1.0),
+    ("\\boxed{}", 0.0),
+    ("the answer is 4", 0.0),
+    ("<think>\\boxed{4}", 0.0),
+    ("\\boxed{4", 0.0),
+  ):
+    assert verify.boxed(said) == want
 
 
 def test_names_that_are_not_there_are_told():
