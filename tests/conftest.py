@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 import pathlib
+import re
 import sys
 import threading
 
@@ -27,6 +28,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax  # after its settings
+import pytest
 from jax._src.interpreters import mlir
 
 # An operation outside of jit is a program as well. Setting up the compiler's
@@ -51,6 +53,43 @@ mlir.make_ir_context = _shared_context
 _MAPS = pathlib.Path("/proc/self/maps")
 _MOST_MAPS = 25_000
 _tests = itertools.count()
+
+
+# Files that take a minute or more on one core: workers begin with them.
+_LONG = """test_mesh test_stages test_distributed test_resume test_ppo
+  test_ensemble_steps test_numerics_contract test_ensembles_method test_members
+  test_iterate test_algorithms""".split()
+
+
+def _share(nodeid):
+  """What one worker runs: a file, or the laws of one method."""
+  file, _, name = nodeid.partition("::")
+  if file.endswith("test_laws.py"):
+    return file + "".join(re.findall(r"\[(?:algorithms-|methods-)?(\w+)", name))
+  return file
+
+
+def pytest_collection_modifyitems(items):
+  """The laws are many small shares: at the end, workers finish together."""
+
+  def rank(item):
+    name = item.path.stem
+    return _LONG.index(name) if name in _LONG else 99 + (name == "test_laws")
+
+  items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """A worker runs whole files: what a file shares is compiled once."""
+  from xdist.scheduler import LoadScopeScheduling
+
+  class Shares(LoadScopeScheduling):
+    def _split_scope(self, nodeid):
+      return _share(nodeid)
+
+  config.option.loadscopereorder = False  # the order of the items
+  return Shares(config, log)
 
 
 def pytest_collection_finish():
