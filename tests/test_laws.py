@@ -74,6 +74,7 @@ def needed(name, **changes):
     "reward_model": lambda: {"model__outputs": 1},
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
     "par": lambda: {"shaping__link": "preference"},
+    "clip_delta": lambda: {"process__kind": "none"},  # rows without steps
     "topology": lambda: {"model__outputs": 1},
     "remodetect": lambda: {"model__outputs": 1},
     "helpsteer2_pref": lambda: {"model__outputs": 1},
