@@ -38,6 +38,8 @@ NO_PAPER = {"sft"}
 UNTRAINED = {"best_of_n"}
 # Each round begins at the first policy.
 FROM_BASE = {"rest_em", "star"}
+# Their reward has named parts.
+IN_PARTS = {"toolrl", "reasoning_sql"}
 each = pytest.mark.parametrize(("folder", "name"), TABLE, ids=lambda x: x)
 # One algorithm for each way through the builders, and every paper's method:
 # laws of the builders need not be compiled for each algorithm that they make.
@@ -110,6 +112,9 @@ def arithmetic_task():
 def made_of(name, c):
   """(method, its task, a batch); arithmetic where nano's task is refused."""
   module = registry.algorithm(name)
+  if name in IN_PARTS:
+    task = nano.task(nano.in_parts)
+    return module.make(c, task), task, nano.batch()
   try:
     return module.make(c, nano.task()), nano.task(), nano.batch()
   except errors.UserError:

@@ -13,8 +13,8 @@ from rlreward import config as config_lib
 from rlreward import errors, registry
 from rlreward.configfile import execute, find
 from rlreward.methods import par
+from rlreward.rewards import applied
 from rlreward.tasks import biased
-from rlreward.types import Rollout, Score
 
 SPEC = "configs/par.py"
 STUDY = config_lib.study(SPEC)
@@ -146,20 +146,7 @@ def test_in_the_config_s_world_thin_tails_cost_little():
 def apply(reward, refs, length=None, **changes):
   """Values f32[N] that the section makes of rewards."""
   c = nano.config(**{f"shaping__{k}": v for k, v in changes.items()}).shaping
-  shape = par.shaper(c)
-  r = jnp.asarray(reward, jnp.float32)
-  n = len(r)
-  action = np.zeros((n, 8), bool)
-  for row, size in enumerate(length or [1] * n):
-    action[row, :size] = True
-  blank = jnp.zeros((n, 8))
-  beside = {"beside/value": jnp.broadcast_to(jnp.asarray(refs, jnp.float32),
-                                             (n, len(refs)))}  # fmt: skip
-  rollout = Rollout(blank, blank, jnp.asarray(action), blank, blank,
-                    jnp.zeros(n, jnp.int32), jnp.zeros(n), jnp.zeros(()),
-                    extras=beside)  # fmt: skip
-  score = Score(r, jnp.ones(n, bool), None, {})
-  return np.asarray(shape.update(score, shape.init(), rollout)[0].value)
+  return np.asarray(applied.values(par.shaper(c), reward, refs, length))
 
 
 R, REFS = np.array([-2.0, 0.5, 6.0]), np.array([-1.0, 1.0])
@@ -185,6 +172,9 @@ GAP = R[:, None] - REFS
      np.clip(R, R.mean() - R.std(), R.mean() + R.std())),
     ({"link": "lsc", "quantile": 0.5},
      np.log(expit(R - np.median(REFS)))),
+    ({"link": "log_sigmoid"}, np.log(expit(R))),
+    ({"link": "log_sigmoid", "shift": 0.5, "temperature": 2.0},
+     np.log(expit((R - 0.5) / 2))),
   ],
   ids=lambda x: "-".join(map(str, x.values())) if isinstance(x, dict) else "",
 )  # fmt: skip

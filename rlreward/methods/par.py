@@ -9,9 +9,9 @@ reference. It lies in [0, 1], so that the optimum moves no log-prob by more than
 above what the reward model has seen. `shaping.link` also names what PAR is
 compared with: the raw reward (sum), less the reference's mean (centred), a
 bounded `shape` of it without references (bounded), the run's mean and deviation
-(mean_std), extremes (minmax) or both as limits (clip), and LSC (lsc). `shape`
-and `shift` change PAR itself; a `ceiling` and the price of long answers come
-before any of them.
+(mean_std), extremes (minmax) or both as limits (clip), LSC (lsc) and the same
+without references (log_sigmoid). `shape` and `shift` change PAR itself; a
+`ceiling` and the price of long answers come before any of them.
 
 Reference: Reward Shaping to Mitigate Reward Hacking in RLHF, arXiv 2502.18770.
 Differs from the paper: the M answers of the reference are drawn anew in every
@@ -24,38 +24,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rlreward.algorithms import grpo
-from rlreward.ops import advantage, bounded, lengths, policy, transform
+from rlreward.algorithms import ppo
+from rlreward.ops import bounded, lengths, transform
 from rlreward.rewards import combine, running, shaping
-from rlreward.steps import checks, credit, online
+from rlreward.steps import checks
 from rlreward.types import Method, Shaping, Task
 
 LINKS = (
   "preference", "sum", "centred", "bounded", "mean_std", "minmax", "clip",
-  "lsc",
+  "lsc", "log_sigmoid",
 )  # fmt: skip
-BASELINES = ("", "critic", "group")
 
 
 def make(config, task: Task) -> Method:
   """PPO, or GRPO, on the reward as `config.shaping` shapes it."""
-  checks.loss(config.loss)
-  checks.credit(config.credit)
-  c, penalty = config.credit, grpo.penalty(config)
-  checks.choice("credit.baseline", c.baseline, BASELINES,
-                "a critic makes it PPO, the group GRPO")  # fmt: skip
-  fields = ("gamma", "lam", "whiten_reward", "whiten", "target")
-  assigned = credit.gae(penalty, **{name: c[name] for name in fields})
-  if c.baseline == "group":
-    grpo.check(config)
-    assigned = credit.group(advantage.group_advantage, penalty)
-  loss = policy.clipped(*grpo.clip(config.loss, 0.2, 0.2),
-                        config.loss.dual_clip)  # fmt: skip
-  mode = "seq_mean_token_mean" if c.baseline == "group" else "token_mean"
-  shaped = shaper(config.shaping)
-  loss = grpo.regularised(loss, config)
-  return online.make(config, task, loss=loss, credit=assigned, aggregate=mode,
-                     shaping=shaped)  # fmt: skip
+  return ppo.either(config, task, shaper(config.shaping))
 
 
 def shaper(c) -> Shaping:
@@ -87,6 +70,9 @@ def shaper(c) -> Shaping:
     "clip": running.clip,
     "lsc": lambda: shaping.lsc(
       (), shaping.quantile(c.quantile, m, c.method), None, c.temperature
+    ),
+    "log_sigmoid": lambda: shaping.lsc(
+      (), shaping.fixed(c.shift), None, c.temperature
     ),
   }
   return shaping.chain(*first, links[c.link]())

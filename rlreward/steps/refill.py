@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreward.ops import advantage
-from rlreward.steps import judge, online
+from rlreward.steps import judge, online, turns
 from rlreward.tasks import curriculum
 from rlreward.types import Method, Rollout, Score, State, Task
 
@@ -52,7 +52,9 @@ def collect(
     placed = place(batch)
     start = time.perf_counter()
     key = jax.random.fold_in(root, index)
-    rollout = method.phases.sample(state, judge.arrays(placed), key)
+    rollout = method.phases.sample(
+      state, judge.arrays(placed), key, *turns.also(task, batch)
+    )
     jax.block_until_ready(rollout.tokens)
     middle = time.perf_counter()
     score = judge.judge(method.phases.score, task, rollout, placed, batch)
