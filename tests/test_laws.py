@@ -384,7 +384,8 @@ def presets(name):
   words = {"mini", *runpy.run_path(str(path)).get("PRESETS", ())}
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Compare) and ast.dump(node.left).count("'arg'"):
-      words |= {ast.literal_eval(side) for side in node.comparators}
+      known = [x for x in node.comparators if isinstance(x, ast.Constant)]
+      words |= {x.value for x in known}  # others stand in PRESETS
   return sorted(words)
 
 
