@@ -112,6 +112,7 @@ def test_without_data_it_says_what_is_missing(monkeypatch, tmp_path):
 
 
 def test_the_record_is_what_the_logs_give():
+  pytest.importorskip("math_verify")
   data, found = paths.shared_data(real.DATA), record()
   for name in real.RUNS:
     run = real.log(real.lines(data / f"training_log_{name}.jsonl.gz"))
