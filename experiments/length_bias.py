@@ -381,7 +381,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   result = measure([int(s) for s in args.seeds.split(",") if s])
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
-  text = json.dumps(result, sort_keys=True)
+  text = json.dumps(result)
   (out / "length_bias.json").write_text(text + "\n")
   (out / "length_bias.md").write_text(table(result))
   draw(result, out / "length_bias.png")
