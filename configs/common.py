@@ -216,6 +216,68 @@ def base() -> ml_collections.ConfigDict:
       "long_price": 0.0,  # for each of them, before any shape
     }
   )
+  c.process = ml_collections.ConfigDict(
+    {
+      "kind": "clip_delta",  # what becomes of scores of steps: none | raw
+      # | clip | delta | clip_delta | progress | min | orm (ops/process.py)
+      "alpha": 0.1,  # weight beside the reward of the answer
+      "eta": 0.0,  # threshold of clip, the first score of progress; or it is
+      "quantile": 0.0,  # this quantile of the first rollout's steps; 0 = not
+      "judge": "",  # "file.py:f": what scores the steps of text, see
+      "separator": "\n",  # rewards/process.py; and what ends a step
+    }
+  )
+  c.noise = ml_collections.ConfigDict(
+    {
+      "reward": "",  # component that is the reward; "" is the task's reward
+      "gate": "",  # component of the format: where it is 0 the reward is 0
+      "flip": 0.0,  # chance that a reward is turned into 1 - r, in training
+      "unit": "prompt",  # that a flip is drawn for: prompt | sample
+      "answered": "",  # component: rows without an answer are never turned
+      "aux": "",  # component that is added to rewards below tau; "" = none
+      "tau": 0.5,
+      "alpha": 0.1,  # its weight; 1 beside a verifier of 0 and 1
+    }
+  )
+  c.format = ml_collections.ConfigDict(
+    {
+      "table": "correct",  # reward of right and formed: correct | strict | mix,
+      # see rlreward/methods/simplerl_zoo.py
+      "right": "",  # component of correctness; "" is the reward itself
+      "formed": "",  # component of the format (strict, mix)
+      "penalty": -1.0,  # of any answer that is not formed (mix)
+    }
+  )
+  c.tina = ml_collections.ConfigDict(
+    {
+      "recipe": "",  # weights of rewards: a name of rlreward/methods/tina.py or
+      # such as "format@1,accuracy@2"; "" is the task's own reward
+      "accuracy": "math",  # the component that is 1 where an answer is right
+      "format": "format",  # the component of the format
+      "scale_rewards": True,  # over the spread of a group; False is Dr. GRPO's
+      "target": 0,  # tokens that l1_exact and l1_max ask for
+      "longest": 0,  # tokens at which the cosine ends; 0 = max_new_tokens
+    }
+  )
+  c.calls = ml_collections.ConfigDict(
+    {
+      "match": "fine",  # fine | strict | intermediate | coarse | optimal
+      "scale": "paper",  # of both: paper | equal | two_stage | linear
+      "length": "",  # pays for words of the thought: "" off | fixed | moving
+    }
+  )
+  c.sql = ml_collections.ConfigDict(
+    {
+      "execution": 3.0,  # weights of the parts of a query (reasoning_sql)
+      "judge": 0.0,  # counts where execution gives 0; the paper's is 2
+      "syntax": 1.0,
+      "schema": 1.0,
+      "ngram": 1.0,
+      "format": 1.0,
+      "ranks": "refuse",  # weights with which a wrong query can outrank a right
+      # one: refuse | watch
+    }
+  )
   c.best_of_n = ml_collections.ConfigDict(
     {
       "n": 8,  # of best-of-n: the law that bond distils
@@ -316,5 +378,7 @@ def model() -> ml_collections.ConfigDict:
       "lora_rank": 0,  # above 0: train an adapter, share the base
       "lora_alpha": 16.0,
       "lora_targets": ("q", "k", "v", "o", "gate", "up", "down"),
+      "lora_path": "",  # a directory in PEFT's layout: the adapter at first
+      "lora_dropout": 0.0,  # share of an adapter's input left out of gradients
     }
   )

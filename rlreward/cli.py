@@ -119,10 +119,11 @@ def _sample(args: Any, overrides: list[str]) -> int:
 
 
 def _export(args: Any, overrides: list[str]) -> int:
-  from rlreward import runs
+  from rlreward import adapters, runs
 
   del overrides
-  then = runs.export(args.run, args.out)
+  write = adapters.export if args.adapter else runs.export
+  then = write(args.run, args.out)
   print(f"wrote {args.out}; try: {then}")
   return 0
 

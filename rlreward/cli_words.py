@@ -123,6 +123,8 @@ def parser() -> argparse.ArgumentParser:
            "  rlreward sample --model=exported --prompt='12+34='")  # fmt: skip
   p.add_argument("--run", required=True, help="a run directory")
   p.add_argument("--out", required=True, help="a directory that does not exist")
+  p.add_argument("--adapter", action="store_true",
+                 help="the adapter alone, as PEFT saves it")  # fmt: skip
   p = verb("score", "  rlreward score --model=exported --input=rows.jsonl"
            " --out=s.jsonl\n  rlreward score --model=path/to/hf"
            " --input=rows.jsonl.gz --out=s.jsonl --tokens")  # fmt: skip

@@ -121,7 +121,8 @@ def rows(
 
   Returns:
     Rows with prompt, completion, ids, reward, every component, log-probs,
-    length, finish and what `extra` holds. Every process must call this.
+    length, finish and what `extra` holds; with a tool also the transcript, in
+    which what it said stands in brackets. Every process must call this.
   """
   rollout, score, extra = judge.on_host((rollout, score, dict(extra)))
   tokenizer = task.spec.get("tokenizer")
@@ -138,6 +139,11 @@ def rows(
       "reward": _number(score.value[n]) if score.valid[n] else None,
       "valid": bool(score.valid[n]),
     }
+    seen = rollout.attend[n].astype(bool) & ~action
+    if seen[first:].any():
+      row["transcript"] = _transcript(
+        tokenizer, rollout.tokens[n, first:], action[first:], seen[first:]
+      )
     for name, part in score.components.items():
       row[f"reward/{name}"] = _number(part[n])
     for name, values in extra.items():
@@ -259,7 +265,9 @@ def _number(value: Any) -> float | None:
 
 def _shown(row: Mapping[str, Any]) -> str:
   reward = "none" if row["reward"] is None else f"{row['reward']:.2f}"
-  return f"reward {reward}  {_clip(row['completion'], 48)!r}"
+  return (
+    f"reward {reward}  {_clip(row.get('transcript', row['completion']), 48)!r}"
+  )
 
 
 def _clip(text: str, size: int) -> str:
@@ -271,6 +279,20 @@ def _read(workdir: pathlib.Path, step: int) -> list[dict[str, Any]]:
   if not path.is_file():
     return []
   return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _transcript(tokenizer: Any, ids, action, seen) -> str:
+  """What the policy wrote and, in brackets, what it was shown."""
+  kind = np.where(action, 1, np.where(seen, 2, 0))
+  edges = np.flatnonzero(np.diff(kind)) + 1
+  out = []
+  for part, kinds in zip(
+    np.split(ids, edges), np.split(kind, edges), strict=True
+  ):
+    if kinds[0]:
+      said = _text(tokenizer, part)
+      out.append(said if kinds[0] == 1 else f"[{said}]")
+  return "".join(out)
 
 
 def _text(tokenizer: Any, ids: Any) -> str:

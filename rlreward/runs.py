@@ -51,7 +51,7 @@ def load(run: str | pathlib.Path, overrides: Sequence[str] = ()) -> Loaded:
   path = pathlib.Path(run)
   config = read_config(path, overrides)
   task = registry.task(config)
-  if _has_members(config):
+  if has_members(config):
     raise errors.UserError(
       f"{path} holds an ensemble of {config.algorithm}",
       "there is no single model in it to sample or to evaluate",
@@ -60,7 +60,7 @@ def load(run: str | pathlib.Path, overrides: Sequence[str] = ()) -> Loaded:
   actor = roles.policy(config.model)
   key = jax.random.key(config.seed)
   abstract = jax.eval_shape(actor.init, key)
-  params, frozen, step = _restore(path, actor, *abstract)
+  params, frozen, step = restore(path, actor, *abstract)
   variables = _merged(actor, params, frozen)
   return Loaded(config, task, actor.model, variables, step)
 
@@ -82,7 +82,7 @@ def load_members(run: str | pathlib.Path) -> list[Loaded]:
   task, actor = registry.task(config), roles.policy(config.model)
   method = registry.algorithm(config.algorithm).make(config, task)
   state = jax.eval_shape(method.init, jax.random.key(config.seed))
-  params, frozen, step = _restore(path, actor, state.params, state.frozen)
+  params, frozen, step = restore(path, actor, state.params, state.frozen)
   count = ensemble.size(params)
   found = []
   for k in range(count):
@@ -92,12 +92,20 @@ def load_members(run: str | pathlib.Path) -> list[Loaded]:
   return found
 
 
-def _has_members(config: Any) -> bool:
+def has_members(config: Any) -> bool:
+  """Whether a config trains an ensemble."""
   return "ensemble" in vars(registry.algorithm(config.algorithm))
 
 
-def _restore(path, actor, params, frozen) -> tuple[Any, Any, int]:
-  """(params, frozen, step) of the last checkpoint, the policy's alone."""
+def restore(path, actor, params, frozen) -> tuple[Any, Any, int]:
+  """(params, frozen, step) of the last checkpoint, the policy's alone.
+
+  Args:
+    path: a run directory.
+    actor: the policy of its config.
+    params: shapes of {"policy": tree}.
+    frozen: shapes of the frozen roles that are read.
+  """
   mesh = sharding.make_mesh()
   saver = Checkpointer(path / "checkpoints")
   parts = {}
@@ -288,7 +296,7 @@ def export(run: str | pathlib.Path, out: str | pathlib.Path) -> str:
     What to try next, a command.
   """
   path = pathlib.Path(run)
-  if not _has_members(read_config(path)):
+  if not has_members(read_config(path)):
     found = load(run)
     _export(found, run, pathlib.Path(out))
     if not found.model.config.outputs:

@@ -82,7 +82,8 @@ class Score(NamedTuple):
     value: f32[N].
     valid: bool[N]; false means "no judgement", never a reward of zero. Invalid
       rows leave the group statistics and the loss.
-    tokens: f32[N, L] or None, a reward for each token.
+    tokens: f32[N, L] or None, a reward for each token, NaN where it has none
+      (a reward that scores steps does so at the tokens that end them).
     components: {name: f32[N]}, the parts that `value` was made of.
   """
 
@@ -116,7 +117,8 @@ class Phases(NamedTuple):
   """The parts of an online step, so that a loop can time and log them apart.
 
   Attributes:
-    sample: (State, batch, key) -> Rollout; jitted.
+    sample: (State, batch, key) -> Rollout; jitted. With a tool on the host it
+      is not, and takes the whole batch as a fourth argument.
     score: (Rollout, batch) -> Score; on the host when rewards read text.
     update: (State, Rollout, Score) -> (State, metrics); jitted, donates State.
   """

@@ -48,6 +48,26 @@ def even_share(rollout, batch):
   return Score(value, jnp.ones(value.shape, bool), None, {"even": value})
 
 
+def in_parts(rollout, batch):
+  """Named parts in [0, 1] from the shares of even, low and third ids."""
+  del batch
+  act = rollout.action
+  share = lambda x: jnp.sum(x & act, 1) / jnp.maximum(jnp.sum(act, 1), 1)
+  even, low, third = (
+    share(x)
+    for x in (
+      rollout.tokens % 2 == 0,
+      rollout.tokens < V // 2,
+      rollout.tokens % 3 == 0,
+    )
+  )
+  names = ("format", "syntax", "schema", "ngram", "fine")
+  parts = dict(zip(names, (even, low, third, even * low, 2 * third - 1),
+                   strict=True))  # fmt: skip
+  parts["execution"] = (even > 0.5).astype(jnp.float32)
+  return Score(even, jnp.ones(even.shape, bool), None, parts)
+
+
 def task(reward=even_share, **spec):
   """A task with random prompts and a reward on the device."""
   facts = {

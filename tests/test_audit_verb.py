@@ -180,10 +180,11 @@ def test_the_probes_follow_the_seed():
 SHIPPED = {
   "rlreward.rewards.execute:sql": "sql",
   "rlreward.rewards.execute:python_rlimit": "python",
+  "rlreward.rewards.tina:format": "thought_ends",
   **{
     f"rlreward.rewards.verify:{name}": name
     for name in ("math", "choice", "exact", "json", "think_answer", "tool_call",
-                 "toolrl", "bfcl")
+                 "toolrl", "bfcl", "boxed", "thought", "readable", "answered")
   },
 }  # fmt: skip
 # The same function under other guards or a stricter form: off runs nothing, and
@@ -197,10 +198,13 @@ GUARDED = {
 # accept and refuse nothing, and are held against other implementations.
 MEASURES = {
   "rlreward.rewards.execute:sql_partial",
+  "rlreward.rewards.tina:reasoning_steps",
+  "rlreward.rewards.tina:tag_count",
+  "rlreward.rewards.toolrl:parts",
 } | {
   f"rlreward.rewards.verify:{name}"
   for name in ("tags", "repetition", "rouge_l", "bleu", "chrf", "sari", "fkgl",
-               "flesch")
+               "flesch", "reasoning")
 }  # fmt: skip
 FOLDER = pathlib.Path(rewards.__file__).parent
 

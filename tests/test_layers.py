@@ -34,7 +34,7 @@ ORDER = (
   ("registry",),
   ("record", "attainable", "rm_report", "scoring", "stages"),
   ("train", "plan", "report", "doctor", "runs", "annotate", "audit"),
-  ("claims", "cli_words", "papers"),
+  ("claims", "cli_words", "papers", "adapters"),
   ("cli",),
   ("__main__",),
 )

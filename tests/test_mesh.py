@@ -68,9 +68,9 @@ BUDGET = {"update": 80, "sample": 70}
 
 
 ALGORITHMS = (
-  "ppo", "remax", "raft", "dpo", "kto", "reward_model", "gated", "remodetect",
-  "ensembles", "helpsteer2", "helpsteer2_pref", "rewardbench2", "summarize",
-  "par", "par_clip",
+  "ppo", "remax", "turns", "raft", "dpo", "kto", "reward_model", "gated",
+  "remodetect", "ensembles", "helpsteer2", "helpsteer2_pref", "rewardbench2",
+  "summarize", "par", "par_clip", "tina",
 )  # fmt: skip
 
 

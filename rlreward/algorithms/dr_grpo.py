@@ -15,7 +15,7 @@ import functools
 
 from rlreward.algorithms import grpo
 from rlreward.ops import advantage, policy
-from rlreward.steps import credit, online
+from rlreward.steps import online, turn_credit
 from rlreward.types import Method, Task
 
 
@@ -28,7 +28,9 @@ def make(config, task: Task) -> Method:
     config,
     task,
     loss=grpo.regularised(loss, config),
-    credit=credit.group(
+    credit=turn_credit.chosen(
+      config,
+      task,
       functools.partial(advantage.group_advantage, center="mean", scale="none"),
       grpo.penalty(config),
     ),

@@ -6,13 +6,15 @@
 Reference: DeepSeekMath, arXiv 2402.03300. The k3 term's gradient is that of
 KL(reference || policy), as in the paper; `loss.kl="reverse"` gives the gradient
 of KL(policy || reference) instead. Groups of equal rewards give no gradient.
+With `credit.baseline="turn"` the turns of an answer with a tool are compared
+one by one, at the discount `credit.gamma` of a turn; see `steps.turn_credit`.
 """
 
 from __future__ import annotations
 
 from rlreward import errors
 from rlreward.ops import advantage, kl, policy
-from rlreward.steps import checks, credit, online, rollouts
+from rlreward.steps import checks, credit, online, rollouts, turn_credit
 from rlreward.types import Method, Task
 
 KL = {"forward": kl.forward_kl_surrogate, "reverse": kl.reverse_kl_surrogate}
@@ -27,7 +29,9 @@ def make(config, task: Task) -> Method:
     config,
     task,
     loss=regularised(loss, config),
-    credit=credit.group(advantage.group_advantage, penalty(config)),
+    credit=turn_credit.chosen(
+      config, task, advantage.group_advantage, penalty(config)
+    ),
     aggregate="seq_mean_token_mean",
   )
 

@@ -13,29 +13,53 @@ its own optimiser, or a head on the policy's trunk (`critic.shared`).
 from __future__ import annotations
 
 from rlreward.algorithms import grpo
-from rlreward.ops import policy
+from rlreward.ops import advantage, masked, policy
 from rlreward.steps import checks, credit, online
-from rlreward.types import Method, Task
+from rlreward.types import Method, Shaping, Task
+
+BASELINES = ("", "critic", "group")
 
 
 def make(config, task: Task) -> Method:
   """PPO as `config.credit`, `config.critic` and `config.loss` describe it."""
-  checks.loss(config.loss)
+  return shaped(config, task, None, own(config))
+
+
+def either(config, task: Task, shaping: Shaping | None) -> Method:
+  """PPO, or GRPO where `credit.baseline` is "group": papers that ran both.
+
+  Args:
+    config: see `configs/common.py`.
+    task: prompts and rewards.
+    shaping: of its scores.
+
+  Raises:
+    UserError: fields that cannot be.
+  """
+  checks.choice("credit.baseline", config.credit.baseline, BASELINES,
+                "a critic makes it PPO, the group GRPO")  # fmt: skip
+  if config.credit.baseline != "group":
+    return shaped(config, task, shaping, own(config))
+  grpo.check(config)
+  assigned = credit.group(advantage.group_advantage, grpo.penalty(config))
+  return shaped(config, task, shaping, assigned, "seq_mean_token_mean")
+
+
+def own(config) -> credit.Credit:
+  """GAE as `config.credit` describes it."""
   checks.credit(config.credit)
-  c = config.credit
+  fields = ("gamma", "lam", "whiten_reward", "whiten", "target")
+  c = {name: config.credit[name] for name in fields}
+  return credit.gae(grpo.penalty(config), **c)
+
+
+def shaped(
+  config, task, shaping, assigned, mode: masked.Mode = "token_mean"
+) -> Method:
+  """The clipped loss on rewards as `shaping` leaves them."""
+  checks.loss(config.loss)
   loss = policy.clipped(*grpo.clip(config.loss, 0.2, 0.2),
                         config.loss.dual_clip)  # fmt: skip
-  return online.make(
-    config,
-    task,
-    loss=grpo.regularised(loss, config),
-    credit=credit.gae(
-      grpo.penalty(config),
-      gamma=c.gamma,
-      lam=c.lam,
-      whiten_reward=c.whiten_reward,
-      whiten=c.whiten,
-      target=c.target,
-    ),
-    aggregate="token_mean",
-  )
+  loss = grpo.regularised(loss, config)
+  return online.make(config, task, loss=loss, credit=assigned, aggregate=mode,
+                     shaping=shaping)  # fmt: skip

@@ -24,38 +24,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rlreward.algorithms import grpo
-from rlreward.ops import advantage, bounded, lengths, policy, transform
+from rlreward.algorithms import ppo
+from rlreward.ops import bounded, lengths, transform
 from rlreward.rewards import combine, running, shaping
-from rlreward.steps import checks, credit, online
+from rlreward.steps import checks
 from rlreward.types import Method, Shaping, Task
 
 LINKS = (
   "preference", "sum", "centred", "bounded", "mean_std", "minmax", "clip",
   "lsc", "log_sigmoid",
 )  # fmt: skip
-BASELINES = ("", "critic", "group")
 
 
 def make(config, task: Task) -> Method:
   """PPO, or GRPO, on the reward as `config.shaping` shapes it."""
-  checks.loss(config.loss)
-  checks.credit(config.credit)
-  c, penalty = config.credit, grpo.penalty(config)
-  checks.choice("credit.baseline", c.baseline, BASELINES,
-                "a critic makes it PPO, the group GRPO")  # fmt: skip
-  fields = ("gamma", "lam", "whiten_reward", "whiten", "target")
-  assigned = credit.gae(penalty, **{name: c[name] for name in fields})
-  if c.baseline == "group":
-    grpo.check(config)
-    assigned = credit.group(advantage.group_advantage, penalty)
-  loss = policy.clipped(*grpo.clip(config.loss, 0.2, 0.2),
-                        config.loss.dual_clip)  # fmt: skip
-  mode = "seq_mean_token_mean" if c.baseline == "group" else "token_mean"
-  shaped = shaper(config.shaping)
-  loss = grpo.regularised(loss, config)
-  return online.make(config, task, loss=loss, credit=assigned, aggregate=mode,
-                     shaping=shaped)  # fmt: skip
+  return ppo.either(config, task, shaper(config.shaping))
 
 
 def shaper(c) -> Shaping:

@@ -45,6 +45,7 @@ class TransformerConfig:
     tied: the head is the transposed embedding.
     outputs: K of a `score` head in the same tree; 0 for none.
     lora_scale: alpha / rank, used where a "lora" collection is given.
+    lora_dropout: share of an adapter's inputs that `lora.thinned` leaves out.
     dtype: compute type; norms, softmax and logits are f32 regardless.
     param_dtype: storage type.
     remat: what a layer keeps for its gradient: "none" (all of it), "dots" (the
@@ -82,6 +83,7 @@ class TransformerConfig:
   tied: bool = False
   outputs: int = 0
   lora_scale: float = 1.0
+  lora_dropout: float = 0.0
   dtype: str = "float32"
   param_dtype: str = "float32"
   remat: str = "dots"

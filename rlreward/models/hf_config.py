@@ -381,6 +381,7 @@ def canonical(c: TransformerConfig) -> TransformerConfig:
     window=c.window if local else None,
     outputs=0,
     lora_scale=1.0,
+    lora_dropout=0.0,
     dtype="float32",
     param_dtype="float32",
     remat="none",

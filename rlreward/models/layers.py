@@ -237,7 +237,12 @@ class Linear(nn.Module):
     if self.has_variable("lora", "a"):
       a = self.get_variable("lora", "a").astype(x.dtype)
       b = self.get_variable("lora", "b").astype(x.dtype)
-      y = y + (x @ a) @ b * jnp.asarray(c.lora_scale, x.dtype)
+      z = x
+      if self.has_variable("lora", "drop"):
+        kept = 1 - c.lora_dropout
+        key = self.get_variable("lora", "drop")
+        z = jnp.where(jax.random.bernoulli(key, kept, x.shape), x / kept, 0)
+      y = y + (z @ a) @ b * jnp.asarray(c.lora_scale, x.dtype)
     if self.bias:
       zeros = nn.initializers.zeros
       bias = _param(self, "bias", zeros, self.axes[1:], (self.features,))
@@ -262,6 +267,22 @@ class Embed(nn.Module):
     rows = mesh.TENSOR if self.axis == "vocab" else None
     table = mesh.constrain(table, rows, None)
     return jnp.take(table, index, axis=0).astype(c.compute_dtype)
+
+
+def write(old, new, index, axis: int):
+  """`old` with `new` written from a slot on.
+
+  Args:
+    old: [N, ...] with S slots along `axis`.
+    new: the same shape with T slots; no row writes beyond its last slot.
+    index: i32[], the first slot, or i32[N], that of each row.
+    axis: of the slots, 1 or more.
+  """
+  put = jax.lax.dynamic_update_slice_in_dim
+  new = new.astype(old.dtype)
+  if not jnp.ndim(index):
+    return put(old, new, index, axis)
+  return jax.vmap(lambda o, n, i: put(o, n, i, axis - 1))(old, new, index)
 
 
 class Attention(nn.Module):
@@ -297,9 +318,7 @@ class Attention(nn.Module):
       k, v = (z.transpose(0, 2, 1, 3) for z in (k, v))
       if own is not None:
         old_k, old_v, index = own
-        at = (0, 0, index, 0)
-        k = jax.lax.dynamic_update_slice(old_k, k.astype(old_k.dtype), at)
-        v = jax.lax.dynamic_update_slice(old_v, v.astype(old_v.dtype), at)
+        k, v = (write(old, z, index, 2) for old, z in ((old_k, k), (old_v, v)))
       past = None if past is None else (*past, view.past)
       y = attend(q, k, v, view.own, past)
     y = y.reshape(n, t, c.heads * c.head_dim)

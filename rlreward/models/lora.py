@@ -73,6 +73,29 @@ def init(
   return out
 
 
+def thinned(variables: dict, key: jax.Array) -> dict:
+  """The same function with a random share of each adapter's input left out.
+
+    y = x W + (m x / (1 - p)) A B * alpha / rank,   m ~ Bernoulli(1 - p)
+
+  Args:
+    variables: {"params": base, "lora": adapter}, layers stacked.
+    key: every projection of every layer draws its own m from it.
+
+  Returns:
+    variables whose adapter holds these keys; p is `lora_dropout`.
+  """
+  out: dict = {"layers": {}}
+  for i, (part, names) in enumerate(
+    sorted(variables["lora"]["layers"].items())
+  ):
+    for j, (name, leaf) in enumerate(sorted(names.items())):
+      own = jax.random.fold_in(jax.random.fold_in(key, i), j)
+      keys = jax.random.split(own, leaf["a"].shape[0])
+      out["layers"].setdefault(part, {})[name] = {**leaf, "drop": keys}
+  return {**variables, "lora": out}
+
+
 def logical_axes(adapter: dict, base_axes: dict) -> dict:
   """Axis names of an adapter from those of the kernels it sits on."""
   out: dict = {"layers": {}}

@@ -82,7 +82,8 @@ class Model(NamedTuple):
       attend) -> ([B, P, D], [N, T, D]); each prompt is computed once.
     unstack: variables -> variables with a subtree for each layer, for `decode`.
     decode: (unstacked, tokens i32[N, T], attend, Prefix, Cache, index) ->
-      ([N, T, D], Cache); writes slots index .. index + T.
+      ([N, T, D], Cache); writes slots index .. index + T, of each row its own
+      where index is i32[N].
     head: variables -> kernel [D, V].
     score: (variables, hidden [..., D]) -> f32[..., K] by the `score` head.
     logical_axes: () -> the tree of `init` with tuples of logical axis names.
@@ -276,9 +277,7 @@ def build(config: TransformerConfig) -> Model:
     g = tokens.shape[0] // prefix.attend.shape[0]
     before += jnp.repeat(prefix.length, g)[:, None]
     position = before + positions(attend)
-    put = lambda old, new: jax.lax.dynamic_update_slice(
-      old, new.astype(old.dtype), (0, index)
-    )
+    put = lambda old, new: layers.write(old, new, index, 1)
     own = (put(cache.attend, attend), put(cache.position, position))
     see = views(
       lambda kind: layers.View(

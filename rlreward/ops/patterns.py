@@ -16,6 +16,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlreward.ops import repetition
 from rlreward.types import Array
 
 OTHER, SPACE = 0, 1  # symbols of an automaton; tag k is FIRST + k
@@ -84,19 +85,58 @@ def hits(
   return jnp.stack(columns, -1)
 
 
-def phrase_reward(found: Array, each: float = 0.05) -> Array:
-  """min(1, each * number of distinct phrases that occur).
+def phrase_reward(
+  found: Array,
+  c: float = 40.0,
+  repeated: Array | float = 0.0,
+  turns: Array | float = 0.0,
+  answered: Array | bool = True,
+) -> Array:
+  """RPR: distinct phrases over c, less repetition and invented turns.
+
+    max(0, min(1, hits / c) - repeated - turns),  0 without an answer
 
   Args:
     found: bool[N, K], see `hits`.
-    each: 0.05 in the authors' code, 1 / 40 in the paper's text.
+    c: 40 in the paper's text, 20 in the authors' code.
+    repeated: f32[N], see `repetition.repeated_share`.
+    turns: f32[N], how often the policy wrote the other side's turn.
+    answered: bool[N], whether an answer could be extracted.
 
   Returns:
     f32[N].
 
   Reference: The Climb Carves Wisdom Deeper Than the Summit, arXiv 2505.22653.
   """
-  return jnp.minimum(1.0, each * jnp.sum(found, -1, dtype=jnp.float32))
+  count = jnp.sum(found, -1, dtype=jnp.float32)
+  score = jnp.minimum(1.0, count / c) - repeated - turns
+  return jnp.where(answered, jnp.maximum(score, 0.0), 0.0)
+
+
+def reasoning_reward(
+  ids: Array,
+  mask: Array,
+  phrases: Sequence[Sequence[Sequence[int]]],
+  turn: Sequence[Sequence[int]] = (),
+  c: float = 40.0,
+  answered: Array | bool = True,
+) -> Array:
+  """`phrase_reward` of token ids, with repeated 20-grams of ids.
+
+  Args:
+    ids: i32[N, L].
+    mask: bool[N, L], what the policy reasoned.
+    phrases: see `hits`.
+    turn: the ways to write the beginning of an invented turn.
+    c: see `phrase_reward`.
+    answered: see `phrase_reward`.
+
+  Returns:
+    f32[N].
+  """
+  turns = sum((count(ids, mask, way) for way in turn), jnp.zeros(len(ids)))
+  rep = repetition.repeated_share(ids, mask, 20)
+  return phrase_reward(hits(ids, mask, phrases), c, rep, turns, answered)
 
 
 def symbols(

@@ -19,6 +19,8 @@ FACTS = {
     "tokens",
     "near 0, unless the task asks for longer or shorter answers",
   ),
+  "calls": ("calls", "as many as the task needs"),
+  "observed": ("tokens", "follows calls"),
   "reward_std": (
     "reward",
     "falls slowly; 0 means nothing is left to learn",

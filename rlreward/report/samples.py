@@ -11,8 +11,10 @@ from rlreward.report.read import Run
 SHOWN = 4  # rows of each kind
 LONGEST = 1200  # characters of a text; the middle of a longer one is left out
 # What a row holds besides the parts of its reward.
-PLAIN = ("group", "prompt", "completion", "valid", "length", "finish", "logp",
-         "prompt_ids", "completion_ids", "chosen", "reward")  # fmt: skip
+PLAIN = (
+  "group", "prompt", "completion", "transcript", "valid", "length", "finish",
+  "logp", "prompt_ids", "completion_ids", "chosen", "reward",
+)  # fmt: skip
 
 
 class Answer(NamedTuple):
@@ -151,7 +153,7 @@ def _answer(row: Mapping[str, Any], when: str) -> Answer:
   )
   return Answer(
     when,
-    tame(row.get("completion", "")),
+    tame(row.get("transcript", row.get("completion", ""))),
     "no judgement" if value is None else number(value),
     parts,
     ", ".join(facts),

@@ -224,18 +224,22 @@ def jaccard(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
   return shared / union if union else 1.0
 
 
-def pair_score(call: Call, gold: Call) -> float:
+def pair_score(call: Call, gold: Call, match: str = "fine") -> float:
   """match(keys) + number of equal values; ToolRL's score of one gold call.
 
   Args:
     call: of the policy, of the same name.
     gold: the right one.
+    match: see `graded`.
   """
+  if match == "intermediate":
+    return float(_key(call) == _key(gold))
   equal = sum(
     k in call.arguments and frozen(call.arguments[k]) == frozen(v)
     for k, v in gold.arguments.items()
   )
-  return jaccard(list(call.arguments), list(gold.arguments)) + equal
+  keys = jaccard(list(call.arguments), list(gold.arguments))
+  return (float(keys == 1) if match == "strict" else keys) + equal
 
 
 def graded(
@@ -244,6 +248,7 @@ def graded(
   low: float = -3.0,
   high: float = 3.0,
   optimal: bool = False,
+  match: str = "fine",
 ) -> float:
   """ToolRL's correctness: low + (high - low) S / S_max.
 
@@ -257,18 +262,23 @@ def graded(
     high: of everything.
     optimal: pair calls by the best assignment; the paper's rule goes through
       the gold calls in order and takes the best one left.
+    match: fine; strict, names and keys count all or nothing; intermediate, a
+      call is worth 1 if it is right as a whole; coarse, all or nothing.
 
   Reference: ToolRL, arXiv 2504.13958.
   """
   if same(calls, gold):
     return high
+  if match == "coarse":
+    return low
   names = jaccard([c.name for c in calls], [g.name for g in gold])
-  table = [
-    [pair_score(c, g) if c.name == g.name else 0.0 for c in calls] for g in gold
-  ]
-  score = names + (_best(table) if optimal else _greedy(table))
-  most = 1 + sum(1 + len(g.arguments) for g in gold)
-  return low + (high - low) * score / most
+  names = float(names == 1) if match == "strict" else names
+  score = lambda c, g: pair_score(c, g, match) if c.name == g.name else 0.0
+  table = [[score(c, g) for c in calls] for g in gold]
+  total = names + (_best(table) if optimal else _greedy(table))
+  worth = lambda g: 1 + len(g.arguments) * (match != "intermediate")
+  most = 1 + sum(map(worth, gold))
+  return low + (high - low) * total / most
 
 
 def _greedy(table: list[list[float]]) -> float:

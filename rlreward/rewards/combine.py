@@ -144,13 +144,14 @@ def table(
   ((0, 0), (1, 1)).
 
   Args:
-    right: component of correctness.
-    formed: component of the format.
+    right: component of correctness; "" is the value.
+    formed: component of the format; "" where its two columns are the same.
     values: rewards of (wrong, right) x (unformed, formed).
     above: a component holds above it.
 
   Raises:
-    UserError: no 2 x 2 table of finite numbers.
+    UserError: no 2 x 2 table of finite numbers, or one that differs by a
+      format that is not named.
 
   Reference: SimpleRL-Zoo, arXiv 2503.18892.
   """
@@ -161,15 +162,23 @@ def table(
       "it has a row for wrong and for right, and two finite numbers in each",
       "give such as ((-1, -0.5), (0.5, 1))",
     )
+  if not formed and (look[:, 0] != look[:, 1]).any():
+    raise UserError(
+      f"the table {values} without a component of the format",
+      "its rewards depend on the format",
+      "name the component, or use a table such as ((0, 0), (1, 1))",
+    )
+  names = tuple(name for name in (right, formed) if name)
 
   def run(score: Score, rollout: Rollout) -> Score:
     del rollout
-    parts = [shaping.part(score, name) for name in (right, formed)]
-    r, f = ((p > above).astype(jnp.int32) for p in parts)
-    known = jnp.isfinite(parts[0]) & jnp.isfinite(parts[1])
-    return _judged(score, jnp.asarray(look)[r, f], known)
+    r = shaping.part(score, right) if right else score.value
+    f = shaping.part(score, formed) if formed else jnp.zeros_like(r)
+    place = [(p > above).astype(jnp.int32) for p in (r, f)]
+    known = jnp.isfinite(r) & jnp.isfinite(f)
+    return _judged(score, jnp.asarray(look)[*place], known)
 
-  return shaping.stateless(run, reads=(right, formed))
+  return shaping.stateless(run, reads=names)
 
 
 def branch(which: str, yes: str, no: str, above: float = 0.5) -> Shaping:

@@ -85,7 +85,7 @@ def extract(completion: str, language: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=8)
-def _workers(count: int, timeout: float, memory_mb: int) -> Workers:
+def pool(count: int, timeout: float, memory_mb: int) -> Workers:
   """One pool for all rewards with the same limits."""
   return Workers(count, timeout, memory_mb)
 
@@ -104,6 +104,7 @@ def sql_reward(
   workers: int = 2,
   memory_mb: int = 1024,
   late: float | None = None,
+  remember: int = 0,
 ) -> RewardFunction:
   """A reward of queries that are run; see the module for its columns.
 
@@ -119,7 +120,9 @@ def sql_reward(
     empty: whether an empty result can be right.
     workers: processes.
     memory_mb: of a process.
-    late: reward where time or steps run out; None leaves the sample out.
+    late: reward where time or steps run out; None leaves the sample out. With
+      parts these are all 0 then, and `timeout` says where.
+    remember: judgements that are kept, for data that does not change.
 
   Raises:
     UserError: options that cannot be.
@@ -127,6 +130,7 @@ def sql_reward(
   options = sql_parts.Options(steps, rows, columns, tolerance, empty)
   sql_parts.check(options, weights)
   chosen = dict(sql_parts.WEIGHTS if weights is None else weights)
+  seen: dict[tuple, Outcome] = {}
 
   def score(completion: list, database: list, gold: list) -> list:
     out: list[Any] = [0.0] * len(completion)
@@ -135,13 +139,17 @@ def sql_reward(
       said, base, right = map(_text, row, ("completion", "database", "gold"))
       query = extract(said, "sql")
       if partial or query is not None:
-        jobs.append((said, query or "", base, right, options, partial))
+        jobs.append((said, query or "", base, right, tuple(options), partial))
         place.append(i)
-    found = _workers(workers, timeout, memory_mb).map(
-      sql_parts.judge, [(*j[:4], tuple(j[4]), j[5]) for j in jobs]
-    )
-    for i, outcome in zip(place, found, strict=True):
-      out[i] = _sql_value(outcome, chosen, partial, late)
+    new = [j for j in dict.fromkeys(jobs) if j not in seen]
+    outcomes = pool(workers, timeout, memory_mb).map(sql_parts.judge, new)
+    found = {**seen, **dict(zip(new, outcomes, strict=True))}
+    for i, job in zip(place, jobs, strict=True):
+      out[i] = _sql_value(found[job], chosen, partial, late)
+    # One that was killed may get its time in another batch.
+    seen.update({j: found[j] for j in new if found[j].status == "ok"})
+    if len(seen) > remember:
+      seen.clear()
     return out
 
   return reward(
@@ -150,14 +158,19 @@ def sql_reward(
 
 
 def _sql_value(outcome: Outcome, weights, partial: bool, late) -> Any:
-  if outcome.status != "ok":
-    return judgement(outcome, late)
-  status, parts, detail = outcome.value
-  if status in ("timeout", "error", "abstain"):
+  status, parts, detail = outcome.status, {}, outcome.detail
+  if status == "ok":
+    status, parts, detail = outcome.value
+  tell = partial and late is not None
+  if tell and status == "timeout":
+    none = {k: 0.0 for k in sql_parts.PARTS if k != "judge"}
+    return {"value": late, **none, "timeout": 1.0}
+  if status != "ok":
     return judgement(Outcome(status, None, detail), late)
   if not partial:
     return parts["execution"]
-  return sql_parts.combine(parts, weights)
+  out = sql_parts.combine(parts, weights)
+  return {**out, "timeout": 0.0} if tell else out
 
 
 def python_reward(

@@ -7,17 +7,21 @@ from collections.abc import Sequence
 
 from rlreward.rewards import textmetrics
 
-# Those that the paper's text quotes, of its list of 40.
+# The 40 phrases of the authors' code (trestad/Noisy-Rewards-in-Learning-to-
+# Reason, verl/utils/reward_score/math_score.py), in its order. "makes sence" is
+# misspelt there, so that the right spelling earns nothing. A phrase counts
+# inside longer words too ("await"), and blanks at its end belong to it.
 REASONING = (
-  "we need to",
-  "wait",
-  "alternatively",
-  "let me check",
-  "first, ",
-  "therefore",
-  "since we ",
-  "for example ",
-)
+  "i need to", "we need to", "wait", "alternatively", "let me check",
+  "let me see", "let's focus on", "we know that", "we can observe ",
+  "we can see ", "let me try", "let's try", "let us try", "first, ",
+  "firstly, ", "next, ", "finally, ", "let us first", "let's first",
+  "let me first", "try again", "still not", "not working", "not correct",
+  "does not work", "doesn't work", "makes sence", "since we ", "because we ",
+  "consequently", "as a result", "thus", "therefore", "hence", "so that",
+  "thereby", "if we", "given there ", "for instance ", "for example ",
+)  # fmt: skip
+TURN = "user: "  # what a policy writes that asks itself the next question
 
 
 def hits(text: str, phrases: Sequence[str] = REASONING) -> int:
@@ -32,21 +36,28 @@ def hits(text: str, phrases: Sequence[str] = REASONING) -> int:
 
 
 def reward(
-  text: str, phrases: Sequence[str] = REASONING, each: float = 0.05
+  text: str,
+  phrases: Sequence[str] = REASONING,
+  c: float = 40,
+  answered: bool = True,
 ) -> float:
-  """RPR: min(1, each * hits) less repeated 20-grams and invented turns.
+  """RPR: distinct phrases over c, less repeated 20-grams and invented turns.
 
-    max(0, min(1, each h) - rep20 - count("user: "))
+    max(0, min(1, hits / c) - rep20 - count("user: "))
 
   Args:
     text: the reasoning of the policy.
     phrases: see `hits`.
-    each: 0.05 in the authors' code, 1 / 40 in the paper's text.
+    c: 40 in the paper's text, 20 in the authors' code.
+    answered: whether an answer could be extracted; without one there is no
+      reward.
 
   Reference: The Climb Carves Wisdom Deeper Than the Summit, arXiv 2505.22653.
   """
-  score = min(1.0, each * hits(text, phrases))
-  score -= repeated(text, 20) + text.lower().count("user: ")
+  if not answered:
+    return 0.0
+  score = min(1.0, hits(text, phrases) / c)
+  score -= repeated(text, 20) + text.lower().count(TURN)
   return max(score, 0.0)
 
 

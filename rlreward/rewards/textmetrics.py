@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlreward.errors import UserError
-from rlreward.rewards.stem import stem
+from rlreward.rewards import irregular, stem
 
 MOST_WORDS = 4000  # of a text; the LCS is quadratic
 _WORD = re.compile(r"[a-z0-9]+")
+Stemmed = bool | Mapping[str, str]
 
 
 class Prf(NamedTuple):
@@ -27,15 +28,21 @@ class Prf(NamedTuple):
   f1: float
 
 
-def words(text: str, stemmed: bool = False) -> list[str]:
+def words(text: str, stemmed: Stemmed = False) -> list[str]:
   """Words as ROUGE counts them: lower case, letters and digits.
 
   Args:
     text: any.
-    stemmed: by Porter's algorithm, words of more than three letters.
+    stemmed: as ROUGE 1.5.5 does words of more than three letters: irregular
+      forms to their base, the others by its stemmer. A mapping has the
+      irregular forms, see `irregular.read`; True takes the common ones.
   """
   found = _WORD.findall(text.lower())[:MOST_WORDS]
-  return [stem(w) if len(w) > 3 else w for w in found] if stemmed else found
+  if stemmed is False:
+    return found
+  listed = None if stemmed is True else stemmed
+  base = lambda w: irregular.base(w, listed) or stem.perl(w)
+  return [base(w) if len(w) > 3 else w for w in found]
 
 
 def grams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
@@ -55,7 +62,7 @@ def _prf(shared: float, candidate: float, reference: float) -> Prf:
 
 
 def rouge_n(
-  candidate: str, reference: str, n: int = 1, stemmed: bool = False
+  candidate: str, reference: str, n: int = 1, stemmed: Stemmed = False
 ) -> Prf:
   """Overlap of n-grams.
 
@@ -79,7 +86,7 @@ def rouge_n(
 def rouge_l(
   candidate: str | Sequence[str],
   reference: str | Sequence[str],
-  stemmed: bool = False,
+  stemmed: Stemmed = False,
 ) -> Prf:
   """Longest common subsequence, over sentences where lists are given.
 

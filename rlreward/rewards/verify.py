@@ -1,16 +1,21 @@
-"""Rewards that check an answer: the names for `task.rewards`.
+r"""Rewards that check an answer: the names for `task.rewards`.
 
   verify:math           the marked answer equals the column `answer`
   verify:math_strict    the same without math-verify
+  verify:boxed          there is an answer in \boxed{}, right or wrong
   verify:choice         the letter of the choice
   verify:exact          the marked answer is the same text
   verify:think_answer   <think>..</think> and <answer>..</answer>, and no more
   verify:tags           share of these four tags that stand there once
+  verify:thought        a <think> that is closed stands somewhere in it
+  verify:readable       a tag or box marks an answer that can be read
   verify:tool_call      the calls are those of `answer`, in any order
   verify:toolrl         ToolRL's format and graded correctness, in [-3, 4]
   verify:bfcl           the calls are among BFCL's accepted ones
   verify:json           the answer is JSON
   verify:repetition     -(1 - distinct trigrams / trigrams)
+  verify:reasoning      distinct phrases of reasoning over 40 (RPR), 0 without
+                        a marked answer; verify:answered is whether there is one
   verify:rouge_l, verify:bleu, verify:chrf, verify:sari      against references
   verify:fkgl           minus the school grade, and `flesch`
 
@@ -147,6 +152,26 @@ tags = format_reward("think answer", name="tags", share=True)
 
 
 @reward
+def boxed(completion: str) -> float:
+  """1 where the text ends its thought and has an answer in a box."""
+  return float(extract_answer(completion, ("boxed",)) is not None)
+
+
+@reward
+def thought(completion: str) -> float:
+  """1 where a <think> is closed by a </think>, wherever they stand."""
+  begun = completion.find("<think>")
+  return float(begun >= 0 and "</think>" in completion[begun:])
+
+
+@reward
+def readable(completion: str) -> float:
+  """1 where an answer is marked that our matcher can read, right or wrong."""
+  found = extract_answer(completion, ("tag", "boxed"))
+  return float(bool(found) and forms.understood(found or ""))
+
+
+@reward
 def choice(completion: str, answer: str) -> float | None:
   """1 where the marked answer is the right letter; see `answers`."""
   gold = forms.letter(str(answer))
@@ -224,6 +249,42 @@ def json(completion: str) -> float:
 def repetition(completion: str) -> float:
   """-(1 - distinct trigrams / trigrams) of words; 0 where none is repeated."""
   return phrases.repetition(completion) - 1.0
+
+
+@reward
+def answered(completion: str) -> float:
+  """1 where an answer is marked, right or wrong."""
+  return float(bool(extract_answer(completion)))
+
+
+def reasoning_reward(
+  *, c: float = 40.0, name: str = "reasoning"
+) -> RewardFunction:
+  """RPR of all that the policy wrote, see `phrases.reward`.
+
+  Args:
+    c: 40 in the paper's text, 20 in its authors' code.
+    name: of the component.
+
+  Raises:
+    UserError: c that cannot be.
+  """
+  if not c > 0:
+    raise UserError(
+      f"c={c} of the reasoning reward",
+      "phrases are counted as shares of it",
+      "use c=40, the paper's, or c=20, its code's",
+    )
+
+  def judge(completion: str) -> float:
+    marked = bool(extract_answer(completion))
+    return phrases.reward(completion, c=c, answered=marked)
+
+  judge.__qualname__ = judge.__name__ = name
+  return reward(judge, name=name)
+
+
+reasoning = reasoning_reward()
 
 
 def text_reward(

@@ -43,7 +43,8 @@ class Sample:
     prompt: text of the prompt as the model saw it.
     prompt_tail: its last 64 characters with special tokens kept; shows what
       the chat template has written ahead for the model.
-    completion: text of what the policy wrote.
+    completion: text of what the policy wrote, all turns of it.
+    turns: the text of each turn; one without a tool. The last is the answer.
     prompt_ids: ids of the prompt.
     completion_ids: ids the policy chose, the stop token included.
     finish: "stop" or "length".
@@ -59,6 +60,7 @@ class Sample:
   completion_ids: list[int]
   finish: str
   columns: Mapping[str, Any]
+  turns: Sequence[str] = ()
   logs: dict[str, float] = dataclasses.field(default_factory=dict)
 
   def log(self, name: str, value: float) -> None:
@@ -195,9 +197,19 @@ def samples(
         completion_ids=chosen,
         finish=FINISH_NAMES[int(finish[n])],
         columns=rows[b],
+        turns=[
+          decoder.decode(ids, skip) for ids in _runs(tokens[n], action[n])
+        ],
       )
     )
   return out
+
+
+def _runs(tokens: np.ndarray, action: np.ndarray) -> list[list[int]]:
+  """Ids of each run of actions; one empty run where there are none."""
+  places = np.flatnonzero(action)
+  cuts = np.flatnonzero(np.diff(places) > 1) + 1
+  return [tokens[part].tolist() for part in np.split(places, cuts)]
 
 
 def _columns(batch: Mapping[str, Any], group: np.ndarray) -> dict[str, Any]:

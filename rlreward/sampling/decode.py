@@ -134,7 +134,7 @@ def pick(logits: Array, key: Array, index, spec: Spec) -> tuple[Array, Array]:
   Args:
     logits: f32[N, V] of the model.
     key: key of this position.
-    index: i32[], how many tokens each row already has.
+    index: i32[], how many tokens each row already has, or i32[N, 1].
     spec: the distribution.
 
   Returns:
@@ -253,17 +253,18 @@ def generate(
     group=jnp.arange(n, dtype=jnp.int32) // g,
     finish=jnp.where(done, STOP, LENGTH).astype(jnp.int32),
     version=jnp.asarray(version, jnp.int32),
-    sampling=Sampling(
-      *(
-        jnp.asarray(x, d)
-        for x, d in (
-          (spec.temperature, jnp.float32),
-          (spec.top_p, jnp.float32),
-          (spec.top_k, jnp.int32),
-          (spec.min_p, jnp.float32),
-        )
-      )
-    ),
+    sampling=drawn_from(spec),
+  )
+
+
+def drawn_from(spec: Spec) -> Sampling:
+  """What a Rollout says of the distribution that it was sampled from."""
+  real = lambda x: jnp.asarray(x, jnp.float32)
+  return Sampling(
+    temperature=real(spec.temperature),
+    top_p=real(spec.top_p),
+    top_k=jnp.asarray(spec.top_k, jnp.int32),
+    min_p=real(spec.min_p),
   )
 
 

@@ -245,6 +245,18 @@ def decoder(c) -> None:
         ),
       ),
     )
+  ranges(
+    "model",
+    (
+      (
+        "lora_dropout",
+        c.lora_dropout,
+        0 <= c.lora_dropout < 1,
+        "in [0, 1)",
+        "it is the share of an adapter's input that gradients leave out",
+      ),
+    ),
+  )
   if c.lora_rank and not (c.lora_targets and c.lora_alpha > 0):
     raise errors.UserError(
       f"model.lora_rank={c.lora_rank} with lora_alpha={c.lora_alpha} and"

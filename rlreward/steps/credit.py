@@ -16,7 +16,7 @@ from jax import lax
 
 from rlreward.analytic import budget
 from rlreward.ops import kl as kl_lib
-from rlreward.ops import masked, returns
+from rlreward.ops import masked, process, returns
 from rlreward.types import Array
 
 AHEAD = frozenset({"reference_logp"})
@@ -82,6 +82,8 @@ class Signals(NamedTuple):
     aside: f32[B, M], rewards of the asides.
     aside_valid: bool[B, M].
     group: G.
+    step: i32[N, T] or None, the step that an action is in, where steps are
+      scored.
   """
 
   reward: Array
@@ -94,6 +96,7 @@ class Signals(NamedTuple):
   aside: Array
   aside_valid: Array
   group: int
+  step: Array | None = None
 
   def grouped(self, x: Array) -> Array:
     """[N, ...] -> [B, G, ...]."""
@@ -130,7 +133,7 @@ class Credit(NamedTuple):
   assign: Callable[[Signals, Any], tuple[Assigned, Any]]
 
 
-def _penalised(
+def penalised(
   signals: Signals, state: dict[str, Any], penalty: Penalty | None
 ) -> tuple[Array | None, dict[str, Any], dict[str, Array]]:
   """(-beta k1 of each token or None, next state, metrics)."""
@@ -170,7 +173,9 @@ def _penalised(
   return -price * k1, {**state, "kl_beta": following}, metrics
 
 
-def _start(penalty: Penalty | None, **own) -> Callable[[], dict[str, Any]]:
+def start(penalty: Penalty | None, **own) -> Callable[[], dict[str, Any]]:
+  """() -> the state of a credit: its own numbers and those of the penalty."""
+
   def init():
     state = {k: jnp.asarray(v, jnp.float32) for k, v in own.items()}
     if penalty is not None:
@@ -216,13 +221,13 @@ def sequence(
   def assign(signals: Signals, state):
     if transform is not None:
       signals = signals._replace(reward=transform(signals))
-    extra, state, metrics = _penalised(signals, state, penalty)
+    extra, state, metrics = penalised(signals, state, penalty)
     whole = signals._replace(reward=_total(signals, extra))
     adv = _spread(advantage(whole), signals)
     return Assigned(adv, None, metrics), state
 
   needs = AHEAD if penalty else frozenset()
-  return Credit(needs, asides, _start(penalty), assign)
+  return Credit(needs, asides, start(penalty), assign)
 
 
 def group(
@@ -256,7 +261,7 @@ def running_mean(decay: float = 0.95, penalty: Penalty | None = None) -> Credit:
   """
 
   def assign(signals: Signals, state):
-    extra, state, metrics = _penalised(signals, state, penalty)
+    extra, state, metrics = penalised(signals, state, penalty)
     reward = _total(signals, extra)
     seen = state["weight"]
     baseline = jnp.where(seen > 0, state["mean"] / jnp.where(seen, seen, 1), 0)
@@ -274,7 +279,7 @@ def running_mean(decay: float = 0.95, penalty: Penalty | None = None) -> Credit:
     return Assigned(adv, None, {**metrics, "baseline": baseline}), state
 
   needs = AHEAD if penalty else frozenset()
-  init = _start(penalty, mean=0.0, weight=0.0)
+  init = start(penalty, mean=0.0, weight=0.0)
   return Credit(needs, (), init, assign)
 
 
@@ -292,8 +297,8 @@ def reward_to_go(
   Args:
     penalty: KL in the reward.
     gamma: discount of an action.
-    center: "none", or "group": the mean reward of the prompt's samples is
-      taken off first.
+    center: "none", or the mean of the prompt's samples that is taken off
+      first: "group" of their rewards, "step" of R at the same step.
     sd_min: floor of the spread; keeps noise small once the signal has gone.
 
   Raises:
@@ -301,11 +306,11 @@ def reward_to_go(
 
   Reference: REINFORCE++, arXiv 2501.03262.
   """
-  if center not in ("none", "group"):
-    raise ValueError(f"center={center!r}; choose 'none' or 'group'")
+  if center not in ("none", "group", "step"):
+    raise ValueError(f"center={center!r}; choose 'none', 'group' or 'step'")
 
   def assign(signals: Signals, state):
-    extra, state, metrics = _penalised(signals, state, penalty)
+    extra, state, metrics = penalised(signals, state, penalty)
     reward = masked.clean(signals.reward, signals.valid)
     if center == "group":
       known = signals.grouped(signals.valid)
@@ -313,13 +318,15 @@ def reward_to_go(
       reward -= jnp.repeat(mean, signals.group)
     steps = token_rewards(signals, reward, extra)
     known = signals.action & signals.valid[:, None]
-    adv = masked.whiten(
-      returns.reward_to_go(steps, signals.action, gamma), known, sd_min=sd_min
-    )
+    adv = returns.reward_to_go(steps, signals.action, gamma)
+    if center == "step":
+      step = jnp.zeros_like(adv, int) if signals.step is None else signals.step
+      adv -= process.step_baseline(adv, step, known, signals.group)
+    adv = masked.whiten(adv, known, sd_min=sd_min)
     return Assigned(lax.stop_gradient(adv), None, metrics), state
 
   needs = AHEAD if penalty else frozenset()
-  return Credit(needs, (), _start(penalty), assign)
+  return Credit(needs, (), start(penalty), assign)
 
 
 def gae(
@@ -351,7 +358,7 @@ def gae(
     raise ValueError(f"target={target!r}; choose 'gae' or 'return'")
 
   def assign(signals: Signals, state):
-    extra, state, metrics = _penalised(signals, state, penalty)
+    extra, state, metrics = penalised(signals, state, penalty)
     steps = token_rewards(signals, signals.reward, extra)
     known = signals.action & signals.valid[:, None]
     if whiten_reward:
@@ -369,7 +376,7 @@ def gae(
     return Assigned(adv, wanted, metrics), state
 
   needs = frozenset({"value"}) | (AHEAD if penalty else frozenset())
-  return Credit(needs, (), _start(penalty), assign)
+  return Credit(needs, (), start(penalty), assign)
 
 
 def token_rewards(

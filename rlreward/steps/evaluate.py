@@ -12,8 +12,8 @@ from rlreward import sharding
 from rlreward.models import score as score_lib
 from rlreward.ops import kl, masked
 from rlreward.sampling import decode
-from rlreward.steps import judge, learned, roles
-from rlreward.types import LENGTH, State, Task
+from rlreward.steps import judge, learned, roles, turns
+from rlreward.types import LENGTH, Rollout, State, Task
 
 
 def sampling_spec(config, task: Task, group: int, **changes) -> decode.Spec:
@@ -58,6 +58,7 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
     sum_t log pi / pi_ref, nats, at the sampling temperature.
   """
   spec = sampling_spec(config, task, 1, temperature=config.eval.temperature)
+  turns.check(task, spec, ())
   gold = task.gold or task.reward
   proxy = None if gold is task.reward else task.reward
   if task.spec["on_device"]:
@@ -66,21 +67,12 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
 
   read = learned.reader(config)
 
-  @jax.jit
-  def sample(state: State, batch, key):
-    rollout = decode.generate(
-      actor.model,
-      sharding.pin(
-        actor.variables(state.params, state.frozen),
-        actor.axes,
-        sharding.DECODE_RULES,
-      ),
-      batch["prompt"],
-      batch["prompt_mask"],
-      key,
-      spec,
-      state.step,
-    )
+  def laid(state: State):
+    tree = actor.variables(state.params, state.frozen)
+    return sharding.pin(tree, actor.axes, sharding.DECODE_RULES), state.step
+
+  def read_back(state: State, rollout: Rollout):
+    """(the rollout with the scores of a learned reward, f32[N] KL or None)."""
     if read is not None:
       rollout = read(state.frozen, rollout)
     if "reference" not in state.frozen or not spec.temperature:
@@ -97,8 +89,12 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
     gap = kl.k1(rollout.logp[:, -t:], logp, limit=None)
     return rollout, masked.masked_sum(gap, rollout.action[:, -t:], 1)
 
+  sample = turns.sampler(actor, spec, turns.of(task), laid, read_back)
+
   def evaluate(state: State, batch, key, whole=None) -> Any:
-    rollout, divergence = sample(state, judge.arrays(batch), key)
+    rollout, divergence = sample(
+      state, judge.arrays(batch), key, *turns.also(task, whole or batch)
+    )
     score = judge.judge(gold, task, rollout, batch, whole or batch)
 
     def told(x, valid):
@@ -115,6 +111,8 @@ def make(config, task: Task, actor: roles.Policy) -> Callable[..., Any]:
     rows = jnp.asarray(rollout.finish.shape[0])
     metrics["length"] = (jnp.sum(rollout.action), rows)
     metrics["truncated"] = (jnp.sum(rollout.finish == LENGTH), rows)
+    for name, mean in turns.describe(rollout).items():
+      metrics[name] = (mean * rows, rows)
     if divergence is not None:
       metrics["kl"] = (jnp.sum(divergence), rows)
     return {"metrics": metrics, "rollout": rollout, "score": score}

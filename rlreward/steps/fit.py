@@ -16,6 +16,7 @@ from rlreward.steps import (
   evaluate,
   optimizer,
   roles,
+  thin,
 )
 from rlreward.steps import (
   objective as objective_lib,
@@ -124,6 +125,7 @@ def check(config, task: Task, source: str) -> None:
   """
   checks.counts(config, ("prompts_per_step", "steps"))
   checks.vocabulary(config, task)
+  thin.refuse(config)
   if getattr(task, source) is None:
     what, column = _WHAT[source]
     raise errors.UserError(

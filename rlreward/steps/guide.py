@@ -17,7 +17,7 @@ from rlreward import errors, sharding
 from rlreward.analytic import best_of_n
 from rlreward.ops import masked, select
 from rlreward.sampling import decode
-from rlreward.steps import checks, evaluate, roles, rollouts
+from rlreward.steps import checks, evaluate, roles, rollouts, thin, turns
 from rlreward.types import Array, Method, Rollout, Score, State, Task
 
 
@@ -44,6 +44,7 @@ def make(config, task: Task) -> Method:
   checks.counts(config, ("prompts_per_step", "samples_per_prompt", "steps"))
   checks.best_of_n(config)
   checks.vocabulary(config, task)
+  thin.refuse(config)
   chunk = c.chunk or n
   if n % chunk:
     raise errors.UserError(
@@ -52,6 +53,7 @@ def make(config, task: Task) -> Method:
       f"set best_of_n.chunk to a divisor of {n}, or 0 for one chunk",
     )
   actor = roles.policy(config.model)
+  turns.refuse(task, "best of n")
   spec = evaluate.sampling_spec(config, task, chunk)
   _check_spec(spec)
 

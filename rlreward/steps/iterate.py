@@ -25,6 +25,8 @@ from rlreward.steps import (
   optimizer,
   roles,
   rollouts,
+  thin,
+  turns,
 )
 from rlreward.steps import (
   objective as objective_lib,
@@ -117,6 +119,7 @@ def make(
   b, t = config.prompts_per_step, config.sampling.max_new_tokens
   spec = evaluate.sampling_spec(config, task, config.samples_per_prompt)
   checks.online(config, task, spec)
+  thin.refuse(config)
   own_g = config.samples_per_prompt
   g = own_g + sum(a.count for a in asides)
   updates, epochs = config.updates_per_step, config.epochs
@@ -135,7 +138,9 @@ def make(
   logged = ranked or config.reference == "always"
   checks.choice("rounds.start", start, ("current", "base"),
                 "it is the policy that a round trains from")  # fmt: skip
-  sample = rollouts.sampler(actor, spec, asides, columns=columns)
+  turns.check(task, spec, asides)
+  tool = turns.of(task)
+  sample = rollouts.sampler(actor, spec, asides, columns=columns, tool=tool)
 
   def init(key, variables=None, given=None) -> State:
     params, frozen = actor.init(key, variables)
@@ -214,7 +219,7 @@ def make(
     return sharding.pin(state, actor.axes), metrics
 
   def step(state: State, batch, key):
-    rollout = sample(state, batch, key)
+    rollout = sample(state, batch, key, *turns.also(task, batch))
     return update(state, rollout, task.reward(rollout, batch))
 
   return Method(

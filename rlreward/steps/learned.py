@@ -90,15 +90,17 @@ def init(config, key) -> dict[str, Any]:
 
 
 def sampled(config, sample: Callable[..., Rollout]) -> Callable[..., Rollout]:
-  """A sampler (state, batch, key) -> Rollout whose rows are judged too."""
+  """A sampler whose rows are judged too; its arguments are the same."""
   read = reader(config)
   if read is None:
     return sample
+  # Between turns on the host nothing else compiles it.
+  compiled = jax.jit(read, static_argnums=2)
 
-  def both(state, batch, key) -> Rollout:
-    rollout = sample(state, batch, key)
+  def both(state, batch, key, *whole) -> Rollout:
+    rollout = sample(state, batch, key, *whole)
     share = rollout.tokens.shape[0] // batch["prompt"].shape[0]
-    return read(state.frozen, rollout, share)
+    return (compiled if whole else read)(state.frozen, rollout, share)
 
   return both
 

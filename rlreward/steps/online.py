@@ -30,6 +30,8 @@ from rlreward.steps import (
   learned,
   roles,
   rollouts,
+  thin,
+  turns,
 )
 from rlreward.steps import credit as credit_lib
 from rlreward.steps import critic as critic_lib
@@ -128,7 +130,8 @@ def make(
       },
     )
 
-  sample = rollouts.sampler(actor, spec, asides, ahead)
+  turns.check(task, spec, asides)
+  sample = rollouts.sampler(actor, spec, asides, ahead, tool=turns.of(task))
   sample = learned.sampled(config, sample)
 
   def forward(params, frozen, rollout, share):
@@ -155,6 +158,8 @@ def make(
     if critic:
       value = critic.values(params, frozen, rollout, share, x)
     return logp, entropy, value
+
+  read = thin.forward(config, forward)
 
   def before(state, rollout, plan, known):
     """What is fixed before the first update: {name: f32[N, T]}.
@@ -192,6 +197,7 @@ def make(
   def assign(state, rollout, score, aside, fixed):
     """Rewards to advantages and the mask of what is trained on."""
     extra, said = dict(state.extra), {}
+    step = rollouts.steps(score, t)
     if shaping:
       seen = {**rollout.extras, **aside.extras(own, g)}
       score, extra["shaping"] = shaping.update(
@@ -215,7 +221,7 @@ def make(
     signals = credit_lib.Signals(
       reward=reward,
       valid=valid,
-      tokens=None if score.tokens is None else score.tokens[:, -t:],
+      tokens=rollouts.earned(score, t),
       action=rollout.action[:, -t:],
       logp=jax.lax.stop_gradient(rollout.logp[:, -t:]),
       reference_logp=fixed.get("reference_logp"),
@@ -223,8 +229,10 @@ def make(
       aside=aside.value[:, :own],
       aside_valid=aside.valid[:, :own],
       group=g,
+      step=step,
     )
     found, extra["credit"] = credit.assign(signals, extra["credit"])
+    said["reward_shaped"] = masked.masked_mean(reward, valid)
     found = found._replace(metrics={**found.metrics, **said})
     return found, rollout.loss[:, -t:] & used[:, None], reward, extra
 
@@ -242,8 +250,7 @@ def make(
     tokens = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
 
     def piece_loss(params, piece):
-      made = forward(params, frozen, piece["rollout"], inner.share)
-      return made_loss(made, piece)
+      return made_loss(read(params, frozen, piece, inner.share), piece)
 
     def made_loss(made, piece):
       rollout, mask = piece["rollout"], piece["mask"]
@@ -309,13 +316,14 @@ def make(
     inner = batching.plan(b // updates, g, config.microbatch, shards)
     full = batching.plan(b, g, inner.rows, shards)
     tape = None
-    if once and critic and full.pieces == 1:
+    if once and critic and full.pieces == 1 and not thin.rate(config):
       own = lambda p: forward(p, state.frozen, rollout, full.share)
       tape = jax.vjp(own, state.params)
     fixed = before(state, rollout, full, tape[0] if tape else None)
     found, mask, reward, extra = assign(state, rollout, score, aside, fixed)
     rows = {**fixed, "rollout": rollout, "mask": mask,
-            "advantage": found.advantage}  # fmt: skip
+            "advantage": found.advantage,
+            **thin.keys(config, state, b * g)}  # fmt: skip
     if found.target is not None:
       rows["target"] = found.target
     run = lambda carry, rows: one_update(carry, rows, state.frozen, state.step)
@@ -330,7 +338,6 @@ def make(
       **metrics,
       **found.metrics,
       **rollouts.describe(rollout, score, g),
-      "reward_shaped": masked.masked_mean(reward, score.valid),
       "advantage_abs": masked.masked_mean(jnp.abs(found.advantage), mask),
       "trained_tokens": jnp.sum(mask, dtype=jnp.float32),
       "staleness": (state.step - rollout.version).astype(jnp.float32),
@@ -351,7 +358,7 @@ def make(
     return sharding.pin(state, actor.axes), metrics
 
   def step(state: State, batch, key):
-    rollout = sample(state, batch, key)
+    rollout = sample(state, batch, key, *turns.also(task, batch))
     return update(state, rollout, task.reward(rollout, batch))
 
   parts = tuple(map(rollouts.last_part, shaping.reads if shaping else ()))

@@ -16,8 +16,7 @@ from rlreward import errors, sharding
 from rlreward.evals.frontier import Pool
 from rlreward.models import score as score_lib
 from rlreward.ops import masked
-from rlreward.sampling import decode
-from rlreward.steps import evaluate, judge, learned, roles
+from rlreward.steps import evaluate, judge, learned, roles, turns
 from rlreward.types import Outcomes, State, Task
 
 _ROWS = 4096  # listed answers of one forward pass
@@ -99,25 +98,26 @@ def _sampled(config, task: Task, actor: roles.Policy):
   if task.spec["on_device"]:
     rewards = [jax.jit(f) for f in rewards]
 
-  def answer(state: State, batch, key):
-    return decode.generate(
-      actor.model,
-      sharding.pin(
-        actor.reference(state.frozen), actor.axes, sharding.DECODE_RULES
-      ),
-      batch["prompt"],
-      batch["prompt_mask"],
-      key,
-      spec,
-      state.step,
-    )
+  def laid(state: State):
+    tree = actor.reference(state.frozen)
+    return sharding.pin(tree, actor.axes, sharding.DECODE_RULES), state.step
 
-  sample = jax.jit(learned.sampled(config, answer))
+  read = learned.reader(config)
+
+  def after(state: State, rollout):
+    return read(state.frozen, rollout, some) if read else rollout
+
+  sample = turns.sampler(actor, spec, turns.of(task), laid, after)
 
   def build(state: State, batch, key, whole) -> Pool:
     found = []
     for i in range(-(-total // some)):
-      rollout = sample(state, judge.arrays(batch), jax.random.fold_in(key, i))
+      rollout = sample(
+        state,
+        judge.arrays(batch),
+        jax.random.fold_in(key, i),
+        *turns.also(task, whole),
+      )
       logp = masked.masked_sum(rollout.logp, rollout.action, 1)
       scores = [judge.judge(f, task, rollout, batch, whole) for f in rewards]
       kept = [logp, *((s.value, s.valid) for s in scores)]

@@ -67,6 +67,7 @@ def model_config(c) -> TransformerConfig:
     base["tied"] = True
   if c.lora_rank:
     base["lora_scale"] = c.lora_alpha / c.lora_rank
+    base["lora_dropout"] = c.lora_dropout
   return shape.replace(**base) if shape else TransformerConfig(**base)
 
 
@@ -149,6 +150,11 @@ def _adapter(model, axes, own_head, rank, targets) -> Policy:
     params = {**base["params"], **own.get("params", {})}
     return {**own, "params": params}
 
+  def variables(params, frozen):
+    whole = merge(frozen["base"], params["policy"])
+    key = frozen.get("thin")  # of `steps.thin`
+    return whole if key is None else lora.thinned(whole, key)
+
   shapes = jax.eval_shape(
     lambda k: init(k)[0]["policy"]["lora"], jax.random.key(0)
   )
@@ -156,7 +162,7 @@ def _adapter(model, axes, own_head, rank, targets) -> Policy:
   return Policy(
     model=model,
     init=init,
-    variables=lambda params, frozen: merge(frozen["base"], params["policy"]),
+    variables=variables,
     snapshot=lambda params: jax.tree.map(jnp.copy, params["policy"]),
     reference=lambda frozen: merge(frozen["base"], frozen["reference"]),
     axes={**axes["params"], "layers": _join(axes["params"], adapter_axes)},

@@ -12,10 +12,10 @@ import numpy as np
 
 from rlreward import sharding
 from rlreward.ops import advantage as advantage_lib
-from rlreward.ops import importance, masked, policy
+from rlreward.ops import importance, masked, policy, process
 from rlreward.ops import kl as kl_lib
-from rlreward.sampling import decode
-from rlreward.steps import checks, credit, roles
+from rlreward.sampling import decode, tools
+from rlreward.steps import checks, credit, roles, turns
 from rlreward.types import LENGTH, Phases, Rollout, Score, State, Task
 
 Array = jax.Array
@@ -52,6 +52,7 @@ def sampler(
   asides: tuple[credit.Aside, ...] = (),
   ahead: Ahead | None = None,
   columns: tuple[str, ...] = (),
+  tool: tools.Tool | None = None,
 ) -> Callable[..., Rollout]:
   """(state, batch, key) -> Rollout; asides follow the samples of their prompt.
 
@@ -61,6 +62,8 @@ def sampler(
     asides: further rows of each prompt; their `loss` is false.
     ahead: whether an older policy samples.
     columns: of the batch, which the update reads from `Rollout.extras`.
+    tool: of a task that is answered in turns. Where it runs on the host this
+      is not to be compiled and takes the whole batch too, see `turns.play`.
   """
 
   def variables(state: State, role: str):
@@ -75,6 +78,20 @@ def sampler(
     pinned = sharding.pin(tree, actor.axes, sharding.DECODE_RULES)
     return pinned, version
 
+  def beside_columns(found: Rollout, batch) -> Rollout:
+    if not columns:
+      return found
+    rows = found.tokens.shape[0] // batch["prompt"].shape[0]
+    wide = {k: jnp.repeat(batch[k], rows, 0) for k in columns}
+    return found._replace(extras={**found.extras, **wide})
+
+  if tool is not None and not tool.on_device:
+    own = lambda state: variables(state, "policy")
+    played = turns.play(actor, spec, tool, own)
+    return lambda state, batch, *rest: beside_columns(
+      played(state, batch, *rest), batch
+    )
+
   def beside(state: State, batch, key, aside: credit.Aside) -> Rollout:
     own = dataclasses.replace(
       spec,
@@ -87,28 +104,27 @@ def sampler(
     if aside.role == "mixture":
       mix = (variables(state, "reference")[0], aside.share)
     prompt, mask = batch[aside.prompt], batch[f"{aside.prompt}_mask"]
-    rows = decode.generate(
-      actor.model, tree, prompt, mask, key, own, mixture=mix
-    )
+    if mix is not None:
+      rows = decode.generate(
+        actor.model, tree, prompt, mask, key, own, mixture=mix
+      )
+    else:
+      asked = {**batch, "prompt": prompt, "prompt_mask": mask}
+      rows = turns.write(actor, tree, asked, key, own, jnp.int32(0), tool)
     rows = rows._replace(loss=jnp.zeros_like(rows.loss))
     if aside.prompt == "prompt":
       return rows
     return _asked(rows, batch, spec.max_new_tokens)
 
   def sample(state: State, batch, key) -> Rollout:
-    prompt, mask = batch["prompt"], batch["prompt_mask"]
     tree, version = variables(state, "policy")
-    main = decode.generate(actor.model, tree, prompt, mask, key, spec, version)
+    main = turns.write(actor, tree, batch, key, spec, version, tool)
     parts = [main]
     for index, aside in enumerate(asides):
       seed = jax.random.fold_in(key, 2**31 - 1 - index)
       parts.append(beside(state, batch, seed, aside))
-    found = interleave(parts, prompt.shape[0]) if asides else main
-    if columns:
-      rows = found.tokens.shape[0] // prompt.shape[0]
-      wide = {k: jnp.repeat(batch[k], rows, 0) for k in columns}
-      found = found._replace(extras={**found.extras, **wide})
-    return found
+    found = interleave(parts, batch["prompt"].shape[0]) if asides else main
+    return beside_columns(found, batch)
 
   return sample
 
@@ -248,6 +264,21 @@ def truncated(config, rollout: Rollout, score: Score) -> Score:
   return score
 
 
+def earned(score: Score, t: int) -> Array | None:
+  """f32[N, T]: rewards of single tokens, 0 where the score has none (NaN)."""
+  if score.tokens is None:
+    return None
+  own = score.tokens[:, -t:]
+  return jnp.where(jnp.isnan(own), 0, own)
+
+
+def steps(score: Score, t: int) -> Array | None:
+  """i32[N, T]: the step that a token is in, where the score is of steps."""
+  if score.tokens is None:
+    return None
+  return process.step_index(jnp.isfinite(score.tokens[:, -t:]))
+
+
 def phases(
   config, task: Task, sample, update, parts: tuple[str, ...] = ()
 ) -> Phases:
@@ -274,7 +305,7 @@ def phases(
 
   on_device = task.spec["on_device"]
   return Phases(
-    sample=jax.jit(sample),
+    sample=sample if turns.on_host(task) else jax.jit(sample),
     score=jax.jit(task.reward) if on_device else task.reward,
     update=compiled if on_device else update_from_host,
   )
@@ -316,6 +347,7 @@ def describe(rollout: Rollout, score: Score, g: int) -> dict[str, Array]:
     "truncated": jnp.mean(rollout.finish == LENGTH),
     "tokens_sampled": jnp.sum(length),
     "tokens_seen": jnp.sum(rollout.attend, dtype=jnp.float32),
+    **turns.describe(rollout),
   }
   if g > 1:
     alive = advantage_lib.informative(

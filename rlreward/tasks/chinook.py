@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlreward.errors import UserError
-from rlreward.rewards import execute
-from rlreward.tasks import answered, curriculum, text, tokens
+from rlreward.rewards import execute, function, text_tool
+from rlreward.tasks import answered, curriculum, draws, text, tokens, turned
 from rlreward.tasks import chinook_rows as rows
 from rlreward.types import Task
 
@@ -38,6 +38,8 @@ def defaults() -> dict[str, Any]:
     "holdout": 0.1,  # share of the questions kept for the test split
     "database": "",  # .sqlite or .sqlite.gz; "" looks under RLREWARD_DATA
     "tokenizer": "",  # see tokens.load; "" has one id per character
+    "turns": 0,  # queries that may be tried before the answer; see `make`
+    "observation": 64,  # tokens of what such a query shows
   }
 
 
@@ -80,8 +82,11 @@ def make(
     process_count: hosts; each makes its slice of a batch.
 
   Returns:
-    Task judged on the host. `spec["guess"]` is how often the gold query of a
-    random question is right, `spec["levels"]` the ladder.
+    Task judged on the host. With `turns` a turn may be a query to try, between
+    <sql> and </sql>, and its first rows are shown; the last turn is judged,
+    and demonstrations try the gold query before they give it. `spec["guess"]`
+    is how often the gold query of a random question is right, `spec["levels"]`
+    the ladder.
 
   Raises:
     UserError: no database, or fields that cannot work.
@@ -106,7 +111,7 @@ def make(
         "prompt_length": prompt,
         "row_length": prompt + said,
         "answer_length": said,
-        "rewards": [execute.sql],
+        "rewards": [_last_turn if c["turns"] else execute.sql],
       },
       tok,
       process_index=process_index,
@@ -119,26 +124,56 @@ def make(
   def stream(kind: str) -> Callable[[str, int, int], Any]:
     def opened(split: str, batch_size: int, seed: int) -> Any:
       one = lambda level: getattr(tasks[level], kind)(split, batch_size, seed)
-      if split == "test" or len(stages) == 1:
+      if split == "test":
         return one(stages[-1].level)
-      return curriculum.Staged(stages, one)
+      return curriculum.training(c, stages, one, kind == "batches")
 
     return opened
 
-  spec = {
-    **task.spec,
-    "completion_length": said,
-    "sft_batches": stream("demonstrations"),
-    "levels": levels(),
+  width, shown = said, stream("demonstrations")
+  spec = {**task.spec, "levels": levels()}
+  if c["turns"]:
+    tool = text_tool.sql_tool(tok, turns=c["turns"], length=c["observation"])
+    tried = {
+      level: turned.Shown(table, tok, tool, _tried, c["holdout"])
+      for level, table in found.items()
+    }
+    width = max(t.width for t in tried.values())
+    tasks = {
+      level: t._replace(
+        demonstrations=tried[level].stream(
+          prompt, width, draws.digest(sections[level]), process_index,
+          process_count,
+        )
+      )
+      for level, t in tasks.items()
+    }  # fmt: skip
+    spec["tool"] = tool
+  spec |= {
+    "completion_length": width,
+    "sft_batches": shown,
     "guess": rows.guess(found[stages[-1].level]),
   }
   return task._replace(
     batches=stream("batches"),
     gold=task.reward,
     spec=spec,
-    demonstrations=stream("demonstrations"),
+    demonstrations=shown,
     preferences=stream("preferences"),
   )
+
+
+def _tried(row: Mapping[str, Any]) -> list[str]:
+  """A demonstration in turns: the gold query is tried, then it is given."""
+  return [f"<sql>{row['gold']}</sql>", row["gold"]]
+
+
+@function.reward(
+  batched=True, name="sql", on_error="abstain", max_error_share=0.5
+)
+def _last_turn(turns: list, database: list, gold: list) -> list:
+  """`execute.sql` of the last turn; those before it were tried."""
+  return execute.sql([own[-1] for own in turns], database, gold)
 
 
 def database(path: str = "") -> str:
@@ -175,6 +210,8 @@ def database(path: str = "") -> str:
 def _check(c: Mapping[str, Any]) -> None:
   answered.whole("filters", c["filters"], 0, 9)
   answered.whole("joins", c["joins"], 0, 9)
+  answered.whole("turns", c["turns"], 0, 16)
+  answered.whole("observation", c["observation"], 1, 1 << 16)
   for name in ("aggregate", "schema"):
     if not isinstance(c[name], bool):
       raise UserError(

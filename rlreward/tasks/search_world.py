@@ -3,11 +3,10 @@
 "Aab=" asks for relation b of what is relation a of A. The store of a problem is
 its own, so nothing can be learned by heart: the policy asks, "?Aa" and the stop
 token, and sees the observation ">C;" (">-;" where there is no such fact), asks
-"?Cb", sees ">B;" and answers "B". Only the tables and the rule of observations
-are here; who takes turns with the policy is not the task's affair. With `shown`
-the facts stand in the prompt, "AaC,CbB|Aab=", and no query is needed. Facts are
-uniform; at two hops the entity that is asked about is the answer a little more
-often than others, 1/E + (1 - 1/E) / (E R), as a fact may lead back to itself.
+"?Cb", sees ">B;" and answers "B"; see `sampling.tools`. With `shown` the facts
+stand in the prompt, "AaC,CbB|Aab=", and no query is needed. Facts are uniform;
+at two hops the entity that is asked about is the answer a little more often
+than others, 1/E + (1 - 1/E) / (E R), as a fact may lead back to itself.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreward.errors import UserError
+from rlreward.sampling import tools
 from rlreward.tasks import answered, curriculum, tokens
 from rlreward.tasks.answered_rows import Item, Sizes
 from rlreward.types import Array, Rollout, Score, Task
@@ -40,6 +40,8 @@ def defaults() -> dict[str, Any]:
     "hops": 1,  # 1 | 2
     "missing": 0.0,  # share of facts that the store has not
     "shown": 0,  # facts in the prompt; 0 leaves them to be searched for
+    "spare": 0,  # queries that may be asked beyond those that are needed; below
+    # 0 some of those are not answered
   }
 
 
@@ -73,9 +75,11 @@ def make(
 
   Returns:
     Task, see `answered.task`; demonstrations search, and their loss leaves
-    observations out. `spec["observe"]` is `observer`'s, `spec["turns"]` the
-    queries that a problem needs, `spec["query_length"]` and
-    `spec["observation_length"]` the slots of one.
+    observations out. `spec["tool"]` is what answers the queries, as many as
+    the hardest problem needs and `spare` more; None where the facts are shown.
+    `spec["observe"]` is `observer`'s, `spec["turns"]` the queries that a
+    problem needs, `spec["query_length"]` and `spec["observation_length"]` the
+    slots of one.
 
   Raises:
     UserError: fields that cannot work.
@@ -87,13 +91,28 @@ def make(
   )  # fmt: skip
   task = answered.task(world, config, process_index, process_count)
   _, sections = curriculum.plan(config, defaults(), levels())
+  observe = observer(task.spec["tokenizer"])
+  turns = max(0 if c["shown"] else c["hops"] for c in sections.values())
+  ask = task.spec["tokenizer"].encode(SEARCH)[0]
+
+  def look(query: Array, mask: Array, columns: Mapping[str, Array]):
+    """Every turn that begins with "?" is a call."""
+    called = mask[:, 0] & (query[:, 0] == ask)
+    return *observe(query, mask, columns["store"]), called
+
+  spare = max(c["spare"] for c in sections.values())
   spec = {
     **task.spec,
-    "observe": observer(task.spec["tokenizer"]),
-    "turns": max(0 if c["shown"] else c["hops"] for c in sections.values()),
+    "observe": observe,
+    "turns": turns,
     "query_length": QUERY,
     "observation_length": OBSERVATION,
+    "tool": None,
   }
+  if turns:
+    spec["tool"] = tools.Tool(look, turns + spare, OBSERVATION, ("store",))
+    # What the tool says is part of a right answer, so that none can be listed.
+    del spec["outcomes"]
   return task._replace(spec=spec)
 
 
@@ -207,6 +226,7 @@ def _check(c: Mapping[str, Any]) -> None:
   answered.whole("hops", c["hops"], 1, 2)
   most = c["entities"] * c["relations"]
   answered.whole("shown", c["shown"], 0, most)
+  answered.whole("spare", c["spare"], -c["hops"], 8)
   if 0 < c["shown"] < c["hops"]:
     raise UserError(
       f"shown={c['shown']} with hops={c['hops']}",

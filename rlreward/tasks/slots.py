@@ -13,13 +13,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from rlreward.errors import UserError
 from rlreward.ops import calls as call_ops
 from rlreward.tasks import answered, curriculum
 from rlreward.tasks import slots_rows as rows
 from rlreward.types import Rollout, Score, Task
 
-REWARDS = ("exact", "graded")
+REWARDS = ("exact", "graded", "toolrl")
 
 
 def defaults() -> dict[str, Any]:
@@ -33,7 +35,10 @@ def defaults() -> dict[str, Any]:
     "calls": 1,  # of a request, of tools that differ
     "synonyms": 1,  # letters that ask for the same
     "fillers": 0,  # letters of a request that mean nothing
-    "reward": "exact",  # exact | graded, ToolRL's match from 0 to 1
+    "garble": 0.0,  # of a wrong answer: each part is another with this chance;
+    # 0 changes one tool or value
+    "reward": "exact",  # exact | graded, ToolRL's match from 0 to 1 | toolrl,
+    # its format (0, 1) and 3 times the match in [-1, 1]
   }
 
 
@@ -86,11 +91,12 @@ def verifier(tok: Any, reward: str = "exact") -> Any:
 
   Args:
     tok: of the task.
-    reward: "exact" or "graded", what the value is.
+    reward: "exact", "graded" or "toolrl", what the value is.
 
   Returns:
     (Rollout, batch) -> Score with components `correct`, `graded` and
-    `well_formed`. An answer that is no list of calls is worth 0.
+    `well_formed`. An answer that is no list of calls is worth 0. "toolrl" has
+    the components of `rewards.toolrl.parts` besides, without `words`.
   """
   read = rows.reader(tok)
 
@@ -102,9 +108,22 @@ def verifier(tok: Any, reward: str = "exact") -> Any:
     # As many calls as wanted and the whole score: each is matched by its own.
     same = (said.is_call.sum(1) == own.is_call.sum(1)) & (graded == 1.0)
     found = answered.scored(same, graded=graded, well_formed=1.0 * well)
+    if reward == "toolrl":
+      return _in_parts(found, said, own, well)
     return found._replace(value=graded) if reward == "graded" else found
 
   return score
+
+
+def _in_parts(score: Score, said: Any, own: Any, well: Any) -> Score:
+  """The format and each match in [-1, 1]; their sum as the paper weighs it."""
+  grade = lambda match, best=False: jnp.where(
+    well, call_ops.graded(said, own, -1.0, 1.0, match, best), -1.0
+  )
+  parts = {m: grade(m) for m in call_ops.MATCHES}
+  parts |= {"optimal": grade("fine", True), "format": 1.0 * well}
+  value = parts["format"] + 3.0 * parts["fine"]
+  return score._replace(value=value, components={**score.components, **parts})
 
 
 def orders(c: Mapping[str, Any]) -> int:
@@ -127,6 +146,10 @@ def _check(c: Mapping[str, Any]) -> None:
   answered.whole("calls", c["calls"], 1, min(rows.MOST_CALLS, c["tools"]))
   answered.whole("synonyms", c["synonyms"], 1, 2)
   answered.whole("fillers", c["fillers"], 0, 64)
+  if not 0 <= c["garble"] <= 1:
+    raise UserError(
+      f"garble={c['garble']!r}", "it is a share", "use a number from 0 to 1"
+    )
   if c["reward"] not in REWARDS:
     raise UserError(
       f"reward={c['reward']!r}",

@@ -151,7 +151,11 @@ def _synonym(letters: str, place: int, c, rng) -> str:
 
 
 def _changed(c, calls: Sequence[Spoken], rng) -> list[Spoken]:
-  """The calls with another tool or another value in one of them."""
+  """The calls with one part changed, or each with the chance `garble`."""
+  if c["garble"]:
+    out = _garbled(c, calls, rng)
+    if out != list(calls):
+      return out
   out = list(calls)
   i = int(rng.integers(len(out)))
   tool, pairs = out[i].tool, list(out[i].pairs)
@@ -163,3 +167,21 @@ def _changed(c, calls: Sequence[Spoken], rng) -> list[Spoken]:
     pairs[j] = (pairs[j][0], answered.other(rng, 10, pairs[j][1]))
   out[i] = Spoken(tool, pairs)
   return out
+
+
+def _garbled(c, calls: Sequence[Spoken], rng) -> list[Spoken]:
+  """Calls of which tools, keys and values are others, each for itself."""
+  hit = lambda: bool(rng.random() < c["garble"])
+  tools = _others([call.tool for call in calls], c["tools"], hit, rng)
+  out = []
+  for call, tool in zip(calls, tools, strict=True):
+    keys = _others([k for k, _ in call.pairs], c["keys"], hit, rng)
+    digits = [answered.other(rng, 10, v) if hit() else v for _, v in call.pairs]
+    out.append(Spoken(tool, list(zip(keys, digits, strict=True))))
+  return out
+
+
+def _others(own: list[int], size: int, hit: Callable[[], bool], rng):
+  """Places that differ, some of them changed to ones that were not there."""
+  left = list(rng.permutation(sorted(set(range(size)) - set(own))))
+  return [int(left.pop()) if left and hit() else x for x in own]

@@ -15,6 +15,7 @@ import numpy as np
 
 from rlreward.errors import UserError
 from rlreward.rewards import values
+from rlreward.tasks import words
 from rlreward.tasks.chat import UNKNOWN, HfTokenizer, head, no_template
 
 _CHARS = "char_tokenizer.json"
@@ -188,6 +189,8 @@ def load(name: str) -> Tokens:
   folder = pathlib.Path(name).expanduser()
   if (folder / _CHARS).is_file():
     return CharTokenizer(**json.loads((folder / _CHARS).read_text()))
+  if (folder / words.FILE).is_file():
+    return words.WordTokenizer(**json.loads((folder / words.FILE).read_text()))
   import transformers
 
   local = folder.is_dir()

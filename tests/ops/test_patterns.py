@@ -46,9 +46,11 @@ def test_phrases_in_any_of_their_ways():
   mask = jnp.ones_like(ids, bool).at[1, 1].set(False)
   found = patterns.hits(ids, mask, [[[1, 2], [4]], [[4, 5]], [[2]]])
   np.testing.assert_array_equal(found, [[1, 0, 1], [1, 0, 0], [0, 0, 1]])
-  reward = patterns.phrase_reward(found, each=0.4)
+  reward = patterns.phrase_reward(found, c=2.5)
   np.testing.assert_allclose(reward, [0.8, 0.4, 0.4])
-  np.testing.assert_allclose(patterns.phrase_reward(found, 0.6), [1, 0.6, 0.6])
+  np.testing.assert_allclose(
+    patterns.phrase_reward(found, 5 / 3), [1, 0.6, 0.6]
+  )
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])

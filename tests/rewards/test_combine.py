@@ -174,6 +174,16 @@ def test_a_table_of_correctness_and_format():
       combine.table("a", "b", bad)
 
 
+def test_a_table_without_a_format_reads_the_value():
+  made = combine.table("", "", ((0, 0), (1, 1)))
+  found = apply(made, score([[1, NAN, 0], [0, 1, 1]])._replace(
+    value=np.float32([0.2, 1.0]), valid=np.array([True, True])))  # fmt: skip
+  np.testing.assert_allclose(found.value, [0, 1])
+  assert found.valid.all() and made.reads == ()
+  with pytest.raises(errors.UserError, match="format"):
+    combine.table("a", "", ((-1, -0.5), (0.5, 1)))
+
+
 def test_a_branch_needs_only_what_it_chooses():
   parts = [[1, 0.3, NAN], [0, NAN, 0.6], [NAN, 1, 1], [1, NAN, 1]]
   found = apply(combine.branch("a", "b", "c"), score(parts))

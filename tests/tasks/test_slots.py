@@ -216,3 +216,27 @@ def test_the_chance_in_stages_is_that_of_each_level():
   # One order of 7 tokens; 2! * 3!^2 orders of 30.
   np.testing.assert_allclose(got[0], [v**-7] * 2, rtol=1e-9)
   np.testing.assert_allclose(got[1], [72 * v**-30] * 2, rtol=1e-9)
+
+
+def test_garbled_answers_have_each_part_wrong_for_itself():
+  """Of 7 parts: tools of 8, keys of 8 (5 of them not there), digits of 10."""
+  share = 0.75
+  task = slots.make({"level": 3, "noise": 1.0, "garble": share, "fillers": 0})
+  batch = next(task.demonstrations("train", 1000, 0))
+  right = worlds.asked(task, batch)
+  hits = {"tool": 0, "key": 0, "value": 0}
+  for row, (_, answer) in enumerate(right):
+    ids = batch["tokens"][row][batch["loss"][row]]
+    (made,), (gold,) = map(host.parse, (TOK.decode(ids), answer))
+    assert len(made.arguments) == 3 and made != gold
+    hits["tool"] += made.name == gold.name
+    pairs = zip(made.arguments.items(), gold.arguments.items(), strict=True)
+    for (key, value), (right_key, right_value) in pairs:
+      hits["key"] += key == right_key
+      hits["value"] += value == right_value
+  # 4 standard errors of 1,000 and of 3,000 draws.
+  assert hits["tool"] / 1000 == pytest.approx(1 - share, abs=0.055)
+  assert hits["key"] / 3000 == pytest.approx(1 - share, abs=0.032)
+  assert hits["value"] / 3000 == pytest.approx(1 - share, abs=0.032)
+  with pytest.raises(slots.UserError, match="garble"):
+    slots.make({"garble": 2.0})
