@@ -10,6 +10,7 @@ import numpy as np
 
 NATS = 1.0  # the budget of trained runs
 AT = 2.0  # nats at which closed forms are tabled
+WORLDS = ("heavy", "thin", "long")
 GROUPS = {
   "#c0392b": ("raw", "mean-std", "min-max", "centred", "length penalty"),
   "#d68910": ("ceiling", "clip"),
@@ -48,10 +49,10 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
   """
   at = list(result["kls"]).index(AT)
   rows = []
-  for name in next(iter(result["closed"].values())):
+  for name in (n for n in COLOURS if n in result["closed"][WORLDS[0]]):
     closed = {
-      world: spread([row[at] for row in found[name]])
-      for world, found in result["closed"].items()
+      world: spread([row[at] for row in result["closed"][world][name]])
+      for world in WORLDS
     }
     trained = {
       tail: {k: spread([r[k] for r in found[name]]) for k in ("gain", "kl")}
@@ -78,7 +79,7 @@ def table(result: dict[str, Any]) -> str:
   Args:
     result: with "summary" and, below "critic", "phases".
   """
-  rows, worlds = result["summary"], list(result["closed"])
+  rows = result["summary"]
   lines = [
     f"Gold of each shape's optimum at {AT:.0f} nats, 20,000 answers (mean and"
     " deviation of the draws; - is beyond what the shape can spend):",
@@ -87,7 +88,7 @@ def table(result: dict[str, Any]) -> str:
     "|---|---|---|---|",
   ]
   for r in rows:
-    cells = " | ".join(_said(r["closed"][w]) for w in worlds)
+    cells = " | ".join(_said(r["closed"][w]) for w in WORLDS)
     lines.append(f"| {r['shape']} | {cells} |")
   lines += [
     "",
@@ -157,7 +158,9 @@ def draw(result: dict[str, Any], path: pathlib.Path) -> None:
 
 def _closed(axes, result: dict[str, Any], world: str) -> None:
   kls = np.asarray(result["kls"])
-  for name, found in result["closed"][world].items():
+  every = result["closed"][world]
+  for name in (n for n in COLOURS if n in every):
+    found = every[name]
     pairs = [spread([row[i] for row in found]) for i in range(len(kls))]
     known = [i for i, pair in enumerate(pairs) if pair is not None]
     mean = [pairs[i][0] for i in known]  # pyright: ignore[reportOptionalSubscript]
