@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +50,9 @@ def shaped(
       lambda: (), lambda score, s, _: (score._replace(tokens=None), s)
     )
 
-  def update(score: Score, state, rollout: Rollout) -> tuple[Score, Array]:
+  known_kind = cast(process.Kind, kind)
+
+  def update(score: Score, state, rollout: Rollout):
     if score.tokens is None:
       raise UserError(
         f"process.kind={kind!r}, and the reward scores no steps",
@@ -66,7 +68,9 @@ def shaped(
       first = jnp.nanquantile(jnp.where(known, scores, 0.0), quantile)
       state["eta"] = jnp.where(state["held"] > 0, state["eta"], first)
       state["held"] = jnp.maximum(state["held"], known.astype(jnp.float32))
-    reward = process.step_reward(score.tokens, end, kind, alpha, state["eta"])
+    reward = process.step_reward(
+      score.tokens, end, known_kind, alpha, state["eta"]
+    )
     return score._replace(tokens=reward), state
 
   def init():
