@@ -1,11 +1,17 @@
 """Fields shared by every config, with what each means; presets of models."""
 
+from typing import Any
+
 import ml_collections
 from ml_collections import config_dict
 
 
-def base() -> ml_collections.ConfigDict:
-  """Every field of a run at its default. Configs change what they need."""
+def base() -> Any:
+  """Every field of a run at its default. Configs change what they need.
+
+  Returns:
+    ml_collections.ConfigDict, whose fields have no types to check.
+  """
   c = ml_collections.ConfigDict()
   c.algorithm = "grpo"  # a file of rlreward/algorithms or rlreward/methods
   c.seed = 0

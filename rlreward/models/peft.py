@@ -200,16 +200,17 @@ def _names(config: TransformerConfig, kind: str) -> dict[tuple[str, str], str]:
   """{(part, projection): its name in PEFT, with {i} for the layer}."""
   family, out = families.FAMILIES[kind], {}
   for rule in family.rules:
-    _, _, last = rule.ours[0].rpartition("/")
-    if last != "kernel" or not rule.ours[0].startswith("layers/"):
+    first, *others = rule.ours
+    _, _, last = first.rpartition("/")
+    if last != "kernel" or not first.startswith("layers/"):
       continue
-    if len(rule.ours) > 1 or not rule.transpose:
+    if others or not rule.transpose:
       raise UserError(
         f"an adapter of a {kind} model",
         "q, k and v are one matrix there, and have one adapter in PEFT",
         "export the merged model instead",
       )
-    _, part, name, _ = rule.ours[0].split("/")
+    _, part, name, _ = first.split("/")
     theirs = rule.theirs.removesuffix(".weight")
     out[part, name] = _FIRST + family.prefix + theirs
   if config.outputs:

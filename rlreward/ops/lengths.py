@@ -181,7 +181,7 @@ def l1_max(
 
 
 def linear(
-  length: Array, per: float = 100.0, most: float | None = None
+  length: Array, per: float | Array = 100.0, most: float | None = None
 ) -> Array:
   """n / per, up to `most`: R3's incentive and ToolRL's min(1, words / 512).
 

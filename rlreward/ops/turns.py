@@ -30,7 +30,9 @@ def number(action_NxT: Array) -> Array:
   return jnp.cumsum(action_NxT & ~before, 1, dtype=jnp.int32) - 1
 
 
-def total(reward_NxT: Array, action_NxT: Array, most: int) -> Array:
+def total(
+  reward_NxT: Array, action_NxT: Array, most: int
+) -> tuple[Array, Array]:
   """What each turn earned.
 
   Args:

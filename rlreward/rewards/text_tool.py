@@ -103,7 +103,7 @@ def make(
     ]
     calls = [call(text, marks) for text in said]
     rows = [i for i, text in enumerate(calls) if text is not None]
-    asked = [calls[i] for i in rows]
+    asked = [text for text in calls if text is not None]
     own = {k: [v[i] for i in rows] for k, v in columns.items()}
     found = list(answer(asked, own)) if rows else []
     if len(found) != len(rows):

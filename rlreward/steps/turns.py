@@ -177,7 +177,8 @@ def play(
   @jax.jit
   def then(state: State, now, seen, key):
     tree, _ = variables(state)
-    now = tools.resume(model, tree, now, *seen, spec)
+    shown, mask, called = seen
+    now = tools.resume(model, tree, now, shown, mask, called, spec)
     now = tools.advance(model, tree, now, key, spec, tool)
     return now, tools.asked(now, spec)
 
