@@ -97,7 +97,7 @@ def get_config(arg="mini"):
   c: Any = common.base()
   c.algorithm = "simplerl_zoo"
   c.loss.update(kl_beta=1e-4, entropy=1e-3)
-  if arg in SETS:
+  if arg != "mini":
     return pod(c, arg)
   c.steps = 300
   c.prompts_per_step = 32
