@@ -7,6 +7,14 @@ with noise, a reward model that begins with the same trunk learns from them
 `par` pays the chance to beat a dream of the checkpoint, `raw` the score itself.
 Gold is asked in evaluations alone, on 18 openings that neither has seen.
 
+As measured, seeds 1 and 2 alone: no difference that counts. With a model
+that orders 68 % of held-out pairs right, gold rises from 0.45 to 0.59 with PAR
+and to 0.58 raw, at 3 nats each; with one no better than a coin (52 %) it rises
+by 0.04 in both. Neither is over-optimised so near the checkpoint: gold is at
+its most at the end. What is learnt is to end, the part of gold that pays most
+and the easiest to see, at the expense of length and of fresh words. The budget
+is not kept within 40 steps: 1.4 to 3.0 nats are spent for 2.
+
   python -m rlreward.models.llama2c MODEL.bin.gz tok512.bin runs/dreams_hf
   python -m experiments.dreams_learned --model=runs/dreams_hf
 
@@ -34,7 +42,7 @@ from configs import dreams, hh_reward
 from examples import dreams as gold_lib
 from experiments.overoptimisation import kept
 from rlreward import config as config_lib
-from rlreward import reward_models, runs, scoring, train
+from rlreward import runs, train
 
 ARMS: dict[str, dict[str, Any]] = {
   "par": {"link": "preference", "samples": 1},
@@ -99,11 +107,11 @@ def write(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def drawn(model: str, openings: Sequence[str], n: int, seed: int, run=None):
-  """Dreams of a checkpoint or of a run: prompt, completion, finish."""
+def drawn(model: str, openings: Sequence[str], n: int, seed: int):
+  """Dreams of a checkpoint: prompt, completion, finish."""
   return runs.sample(
-    run=run, model=None if run else model, prompts=openings, n=n,
-    max_new_tokens=TOKENS, temperature=1.0, top_p=1.0, top_k=0, seed=seed,
+    run=None, model=model, prompts=openings, n=n, max_new_tokens=TOKENS,
+    temperature=1.0, top_p=1.0, top_k=0, seed=seed,
   )  # fmt: skip
 
 
@@ -177,32 +185,20 @@ def arm(
   return {"evals": {str(k): v for k, v in found.evals.items()}}
 
 
-def shown(model: str, folder: pathlib.Path, name: str) -> list[dict[str, Any]]:
-  """Five dreams of held-out openings: of an arm, or of the checkpoint (base).
+def shown(folder: pathlib.Path, name: str) -> list[dict[str, Any]]:
+  """Dreams of five held-out openings, with their gold.
 
-  The reward model was trained by `learnt`.
+  Args:
+    folder: of a seed.
+    name: an arm, at its end; "base" is the checkpoint that both begin with.
   """
-  openings = prompts()[1][::4][:SHOWN]
-  run = None if name == "base" else str(folder / name)
-  rows = drawn(model, openings, 1, 0, run)
-  return judged(folder, rows, folder / f"shown_{name}.jsonl")
-
-
-def judged(
-  folder: pathlib.Path, rows: list[dict[str, Any]], path: pathlib.Path
-) -> list[dict[str, Any]]:
-  """The rows with their gold, and the reward model's score over its scale."""
-  write(path, rows)
-  scored = path.with_suffix(".scores.jsonl")
-  scored.unlink(missing_ok=True)
-  scoring.run(
-    reward_models.load(folder / "model"), path, scored, normalise=True
-  )
-  proxies = [json.loads(x)["score"] for x in scored.read_text().splitlines()]
-  return [
-    {**row, "gold": gold(row), "proxy": proxy}
-    for row, proxy in zip(rows, proxies, strict=True)
-  ]
+  arm, step = ("par", 0) if name == "base" else (name, STEPS)
+  found: dict[str, dict[str, Any]] = {}
+  for line in (folder / arm / f"samples/eval_{step}.jsonl").open():
+    row = json.loads(line)
+    text = {"prompt": row["prompt"], "completion": row["completion"]}
+    found.setdefault(row["prompt"], {**text, "gold": row["reward"]})
+  return list(found.values())[:SHOWN]
 
 
 def seed_of(model: str, workdir: pathlib.Path, seed: int) -> dict[str, Any]:
@@ -276,11 +272,10 @@ def table(result: dict[str, Any]) -> str:
   said = {"base": "the checkpoint", **{name: f"`{name}`" for name in ARMS}}
   for name, rows in result["samples"].items():
     number = result["seeds"][0]["seed"]
-    lines += ["", f"Dreams of {said[name]}, seed {number} (gold, score):", ""]
+    lines += ["", f"Dreams of {said[name]}, seed {number}, with gold:", ""]
     for row in rows:
-      text = " ".join(f"{row['prompt']}{row['completion']}".split())
-      marks = f"{row['gold']:.2f}, {row['proxy']:+.1f}"
-      lines.append(f"- ({marks}) {text}")
+      text = " ".join(f"{row['prompt']} {row['completion']}".split())
+      lines.append(f"- {row['gold']:.2f} {text}")
   return "\n".join(lines) + "\n"
 
 
@@ -300,12 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   first = workdir / f"seed_{seeds[0]['seed']}"
   result = {
     "seeds": seeds,
-    "samples": {
-      name: kept(
-        first / f"shown_{name}.json", lambda n=name: shown(model, first, n)
-      )
-      for name in ("base", *ARMS)
-    },
+    "samples": {name: shown(first, name) for name in ("base", *ARMS)},
     "summary": summary(seeds),
     "device": jax.devices()[0].device_kind,
     "jax": jax.__version__,

@@ -76,7 +76,7 @@ def test_configs_are_complete(tmp_path):
 
 def made_up():
   row = lambda gold, proxy: {"reward": gold, "proxy": proxy, "kl": 4.0}
-  sample = {**dream(" a\n pond"), "gold": 0.4, "proxy": 1.25}
+  sample = {**dream(" a\n pond"), "gold": 0.4}
   run = {"evals": {"0": row(0.4, 0.0), "20": row(0.7, 1.0),
                    "60": row(0.6, 2.0)}}  # fmt: skip
   model = {"held": {"held/accuracy": 0.75}, "pairs": {"train": 9, "test": 5}}
@@ -91,8 +91,17 @@ def test_the_table():
   assert "0.75, 0.75 of the held-out pairs" in text
   line = "| par | 0.400, 0.400 | 0.600, 0.600 | 0.700, 0.700 | 2.00, 2.00 |"
   assert line + " 4.0, 4.0 |" in text
-  assert text.count("- (0.40, +1.2) I sense a pond") == 2
+  assert text.count("- 0.40 I sense a pond") == 2
   assert "Dreams of the checkpoint, seed 0" in text
+
+
+def test_dreams_of_distinct_openings_are_shown(tmp_path):
+  rows = [{"prompt": f"p{i // 2}", "completion": f"{i}", "reward": i / 20}
+          for i in range(14)]  # fmt: skip
+  learned.write(tmp_path / "par/samples/eval_0.jsonl", rows)
+  found = learned.shown(tmp_path, "base")
+  assert [row["completion"] for row in found] == ["0", "2", "4", "6", "8"]
+  assert found[1] == {"prompt": "p1", "completion": "2", "gold": 0.1}
 
 
 @pytest.mark.skipif(not RESULT.exists(), reason="not measured yet")
