@@ -192,6 +192,17 @@ def test_arms_are_made_and_score_on_the_host(arm):
   assert "outranked" in score.components
 
 
+def test_the_broken_variant_pays_a_wrong_query_as_much_as_a_right_one():
+  changes = {k.removeprefix("sql."): v
+             for k, v in FILE["BROKEN"].overrides.items()}  # fmt: skip
+  weights = reasoning_sql.check(section(**changes))
+  wrong = {**WRONG, "schema": 0.2, "ngram": 0.1}
+  right = {**RIGHT, "schema": 1.0, "ngram": 1.0, "format": 1.0}
+  found = paid([right, wrong], weights)
+  assert found.value[0] == found.value[1] == 2
+  assert paid([right, wrong], reasoning_sql.check(section())).value[0] == 7
+
+
 def test_the_claim_needs_the_gap():
   of = lambda reward: {"last/reward": reward}
   said = lambda partial, alone: {"partial": of(partial), "execution": of(alone)}

@@ -259,6 +259,13 @@ def test_fine_against_coarse_of_four_slots():
   assert coarse.mean() == pytest.approx(drawn, abs=0.075)
 
 
+def test_the_broken_variant_learns_as_little_as_coarse():
+  """A call of four slots has no part but itself that `intermediate` pays."""
+  changes = FILE["BROKEN"].overrides
+  found = bandit(changes["calls.match"], seeds=100)
+  assert found.mean() == pytest.approx(0.45, abs=0.18)
+
+
 # ------------------------------------------------------------ the method
 def arms():
   return {a.name: a.overrides for a in (*STUDY.arms, FILE["BROKEN"])}
