@@ -2,7 +2,8 @@
 
 A config may have a `start`, fields that differ in the stage before it, and that
 one a `start` of its own: SFT, then a reward model, then PPO. Stages are counted
-from 1, the first that trains.
+from 1, the first that trains. One of 0 steps is left out, so that an arm can
+switch it off.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def earlier(config: Any) -> ml_collections.FrozenConfigDict | None:
   """The config of the stage before: ours, with what `start` changes.
 
   What a stage is judged by is its own: `learned.stage` is 0 in the one before,
-  unless `start` sets it.
+  unless `start` sets it. A stage before of 0 steps does not train: what is
+  before it is before ours.
 
   Args:
     config: a run's.
@@ -41,7 +43,8 @@ def earlier(config: Any) -> ml_collections.FrozenConfigDict | None:
   fields.assign(own, dict(fields.flatten(changes)))
   tree = own.to_dict()
   tree["start"] = before
-  return ml_collections.FrozenConfigDict(ml_collections.ConfigDict(tree))
+  found = ml_collections.FrozenConfigDict(ml_collections.ConfigDict(tree))
+  return found if found.steps else earlier(found)
 
 
 def stages(config: Any) -> list[Any]:

@@ -22,6 +22,8 @@ from rlreward.tasks import arithmetic
 CHANGES = {
   "ppo": {"kl_reward__beta": 0.1, "epochs": 2, "critic__warmup": 1},
   "remax": {},
+  # Masks of an adapter's input go by the cut of the rows: one cut for all.
+  "tina": {"model__lora_rank": 2, "model__lora_dropout": 0.25, "microbatch": 0},
   "turns": {"sampling__max_new_tokens": 9, "credit__baseline": "turn"},
   "raft": {"rounds__kl": 0.1},
   "dpo": {},
@@ -83,7 +85,7 @@ def observe(query, mask, columns):
 def trained(name, shape):
   """(parameters, loss) after two steps, and those at the start."""
   algorithm = OF.get(name, name)
-  c = nano.config(algorithm=algorithm, microbatch=8, **CHANGES[name])
+  c = nano.config(algorithm=algorithm, **{"microbatch": 8, **CHANGES[name]})
   if name in PAIRS:
     c.prompts_per_step = 8
   count = shape[0] * shape[1] * shape[2]

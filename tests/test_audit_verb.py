@@ -184,7 +184,7 @@ SHIPPED = {
   **{
     f"rlreward.rewards.verify:{name}": name
     for name in ("math", "choice", "exact", "json", "think_answer", "tool_call",
-                 "toolrl", "bfcl")
+                 "toolrl", "bfcl", "boxed", "thought", "readable", "answered")
   },
 }  # fmt: skip
 # The same function under other guards or a stricter form: off runs nothing, and
@@ -200,10 +200,11 @@ MEASURES = {
   "rlreward.rewards.execute:sql_partial",
   "rlreward.rewards.tina:reasoning_steps",
   "rlreward.rewards.tina:tag_count",
+  "rlreward.rewards.toolrl:parts",
 } | {
   f"rlreward.rewards.verify:{name}"
   for name in ("tags", "repetition", "rouge_l", "bleu", "chrf", "sari", "fkgl",
-               "flesch")
+               "flesch", "reasoning")
 }  # fmt: skip
 FOLDER = pathlib.Path(rewards.__file__).parent
 

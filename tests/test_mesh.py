@@ -70,7 +70,7 @@ BUDGET = {"update": 80, "sample": 70}
 ALGORITHMS = (
   "ppo", "remax", "turns", "raft", "dpo", "kto", "reward_model", "gated",
   "remodetect", "ensembles", "helpsteer2", "helpsteer2_pref", "rewardbench2",
-  "summarize", "par", "par_clip",
+  "summarize", "par", "par_clip", "tina",
 )  # fmt: skip
 
 

@@ -18,6 +18,12 @@ from rlreward.checkpoint import Checkpointer
 from rlreward.config import replace, to_json
 
 METHODS = {}
+# An untrained decoder is never right, but it writes a number now and then.
+RATES = {
+  "filter_on": "well_formed",
+  "task": {"name": "arithmetic", "stages": "0,1,2", "advance": 0.1,
+           "patience": 2},
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +58,8 @@ def whole(kind):
     "text": lambda: worker.text(folder),
     "refill": lambda: worker.text(folder, 6, worker.RARE, refill_rounds=2),
     "stages": worker.two_stages,
+    "rates": lambda: worker.base(**RATES),
+    "rates ahead": lambda: worker.base(**RATES, ahead=1),
   }[kind]()
   result = train.run(config, f"{folder}/run")
   curve = worker.curve(f"{folder}/run")
@@ -177,6 +185,16 @@ def test_two_stages(tmp_path, stops):
   first = worker.curve(tmp_path / "start")
   _, want, _ = whole("stages")
   assert first == worker.curve(want.workdir / "start")
+
+
+@pytest.mark.parametrize("kind", ["rates", "rates ahead"])
+def test_levels_that_end_by_their_rate(tmp_path, kind):
+  """Killed in every level: the rates so far are part of the checkpoint."""
+  _, _, curve = whole(kind)
+  levels = [row["curriculum/level"] for row in curve if "loss" in row]
+  assert sorted(set(levels)) == [0, 1, 2] and levels == sorted(levels)
+  ends = [levels.index(1), levels.index(2)]
+  resume(kind, tmp_path, sorted({1, *ends}))
 
 
 def test_sigterm_in_the_last_step_of_stage_1_waits_for_stage_2(

@@ -123,7 +123,7 @@ def test_sigterm_at_the_end_of_a_stage_waits(
     ({"learned.references": -1}, "learned.references=-1"),
     ({"learned.truncated": float("inf")}, "learned.truncated=inf"),
     ({"algorithm": "dpo"}, "learned.stage=2 with algorithm='dpo'"),
-    ({"start.start.steps": 0}, "steps=0"),
+    ({"start.start.steps": -1}, "steps=-1"),
   ],
   ids=str,
 )
@@ -154,6 +154,68 @@ def test_the_chain_of_a_config():
   # Each stage is like the one after it, but for what its `start` says.
   assert sft.checkpoint.every == 2 and reward.checkpoint.every == 3
   assert sft.task == ppo.task
+
+
+def off(**changes):
+  """The three stages with some of 0 steps; none is judged by another."""
+  fields = {k.replace("__", "."): v for k, v in changes.items()}
+  return replace(worker.three_stages(), {"learned.stage": 0, **fields})
+
+
+@pytest.mark.parametrize(
+  ("changes", "algorithms"),
+  [
+    ({"start__steps": 0}, ["sft", "ppo"]),
+    ({"start__start__steps": 0}, ["reward_model", "ppo"]),
+    ({"start__steps": 0, "start__start__steps": 0}, ["ppo"]),
+    ({}, ["sft", "reward_model", "ppo"]),
+  ],
+)
+def test_a_stage_of_no_steps_is_left_out(tmp_path, changes, algorithms):
+  config = off(**changes)
+  found = stages.of(config, tmp_path)
+  assert [s.config.algorithm for s in found] == algorithms
+  assert [s.number for s in found] == [*range(1, len(found) + 1)]
+  assert all(s.config.steps for s in found) and found[-1].folder == tmp_path
+  assert found[-1].before == 4 * (len(found) - 1)
+  assert chain.parent(config) == ("sft" in algorithms)  # who has a head for it
+  if len(algorithms) == 1:
+    assert chain.earlier(config) is None
+
+
+def test_a_stage_left_out_changes_nothing_of_the_others():
+  config = worker.three_stages()
+  want = chain.stages(config)
+  got = chain.stages(off(start__steps=0))
+  assert got[0].to_dict() == {
+    **want[0].to_dict(),
+    "learned": got[0].learned.to_dict(),
+  }
+  # Steps are inherited: a stage before one of 0 steps has none of its own.
+  tree = config.to_dict()
+  tree["learned"]["stage"] = 0
+  tree["start"]["steps"] = 0
+  tree["start"]["start"].pop("steps", None)
+  frozen = type(config)(tree)
+  assert chain.earlier(frozen) is None
+
+
+def test_a_judge_that_is_left_out_is_refused():
+  config = replace(worker.three_stages(), {"start.steps": 0})
+  with pytest.raises(errors.UserError, match=r"learned\.stage=2 in stage 2"):
+    chain.judge(config)
+
+
+def test_without_its_start_a_run_is_the_run_without_one(tmp_path):
+  """The same State to the bit as that of a config that never had a start."""
+  both_off = off(start__steps=0, start__start__steps=0, steps=2)
+  tree = both_off.to_dict()
+  tree["start"] = {}
+  alone = type(both_off)(tree)
+  a = train.run(both_off, tmp_path / "off")
+  b = train.run(alone, tmp_path / "none")
+  worker.assert_same(a.state, b.state)
+  assert not (tmp_path / "off/start").exists()
 
 
 def test_the_model_reads_the_last_token_and_references_have_mean_0():

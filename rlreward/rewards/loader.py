@@ -64,7 +64,7 @@ def load(path: str) -> Any:
         public = [n for n in public if isinstance(getattr(found, n), kind)]
       near = difflib.get_close_matches(part, public, 1)
       raise UserError(
-        f"{place} has no {part!r}; it has {sorted(public)[:20]}",
+        f"{place} has no {part!r}; it has {sorted(public)[:40]}",
         f"{path!r} was asked for",
         f"use {path.rpartition(':')[0]}:{near[0]}"
         if near

@@ -7,6 +7,8 @@ r"""Rewards that check an answer: the names for `task.rewards`.
   verify:exact          the marked answer is the same text
   verify:think_answer   <think>..</think> and <answer>..</answer>, and no more
   verify:tags           share of these four tags that stand there once
+  verify:thought        a <think> that is closed stands somewhere in it
+  verify:readable       a tag or box marks an answer that can be read
   verify:tool_call      the calls are those of `answer`, in any order
   verify:toolrl         ToolRL's format and graded correctness, in [-3, 4]
   verify:bfcl           the calls are among BFCL's accepted ones
@@ -153,6 +155,20 @@ tags = format_reward("think answer", name="tags", share=True)
 def boxed(completion: str) -> float:
   """1 where the text ends its thought and has an answer in a box."""
   return float(extract_answer(completion, ("boxed",)) is not None)
+
+
+@reward
+def thought(completion: str) -> float:
+  """1 where a <think> is closed by a </think>, wherever they stand."""
+  begun = completion.find("<think>")
+  return float(begun >= 0 and "</think>" in completion[begun:])
+
+
+@reward
+def readable(completion: str) -> float:
+  """1 where an answer is marked that our matcher can read, right or wrong."""
+  found = extract_answer(completion, ("tag", "boxed"))
+  return float(bool(found) and forms.understood(found or ""))
 
 
 @reward

@@ -232,6 +232,7 @@ def make(
       step=step,
     )
     found, extra["credit"] = credit.assign(signals, extra["credit"])
+    said["reward_shaped"] = masked.masked_mean(reward, valid)
     found = found._replace(metrics={**found.metrics, **said})
     return found, rollout.loss[:, -t:] & used[:, None], reward, extra
 
@@ -337,7 +338,6 @@ def make(
       **metrics,
       **found.metrics,
       **rollouts.describe(rollout, score, g),
-      "reward_shaped": masked.masked_mean(reward, score.valid),
       "advantage_abs": masked.masked_mean(jnp.abs(found.advantage), mask),
       "trained_tokens": jnp.sum(mask, dtype=jnp.float32),
       "staleness": (state.step - rollout.version).astype(jnp.float32),

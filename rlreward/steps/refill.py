@@ -17,6 +17,7 @@ import numpy as np
 
 from rlreward.ops import advantage
 from rlreward.steps import judge, online, turns
+from rlreward.tasks import curriculum
 from rlreward.types import Method, Rollout, Score, State, Task
 
 Place = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -43,6 +44,9 @@ def collect(
   seconds = {"sample": 0.0, "score": 0.0}
   groups: list[tuple[Rollout, Score]] = []
   kept = drawn = tokens = 0
+  level = {}
+  if isinstance(batches, curriculum.Staged):
+    level["curriculum/level"] = float(batches.level)
   for index in range(config.refill_rounds + 1):
     batch = next(batches)
     placed = place(batch)
@@ -58,18 +62,37 @@ def collect(
     seconds["sample"] += middle - start
     seconds["score"] += time.perf_counter() - middle
     drawn += config.prompts_per_step
-    if not config.refill_rounds:
-      return rollout, score, _seconds(seconds)
-    vary = judge.on_host(_varies(config, score))
     groups.append((rollout, score))
+    if not config.refill_rounds:
+      break
+    vary = judge.on_host(_varies(config, score))
     kept += int(vary.sum())
     tokens += int(judge.on_host(jnp.sum(rollout.action)))
     if kept >= config.prompts_per_step:
       break
+  if isinstance(batches, curriculum.Adaptive):
+    batches.observe(_rate(config, [score for _, score in groups]))
+  extra = {**_seconds(seconds), **level}
+  if not config.refill_rounds:
+    return rollout, score, extra
   rollout, score = _merge(config, groups)
-  extra = {**_seconds(seconds), "refill/kept": kept, "refill/drawn": drawn,
-           "tokens_sampled": tokens}  # fmt: skip
+  extra |= {"refill/kept": kept, "refill/drawn": drawn,
+            "tokens_sampled": tokens}  # fmt: skip
   return rollout, score, extra
+
+
+def _rate(config, scores: list[Score]) -> float:
+  """Mean of all answers of a step, NaN if none is judged.
+
+  Groups that a refill leaves out count: those that are kept say little of how
+  hard a level is.
+  """
+  total = weight = 0.0
+  for score in scores:
+    value, valid = judge.on_host(_judged(config, score))
+    total += float(np.sum(value, dtype=np.float64))
+    weight += float(np.sum(valid))
+  return total / weight if weight else float("nan")
 
 
 def _seconds(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -77,12 +100,17 @@ def _seconds(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def _varies(config, score: Score) -> jax.Array:
+  return advantage.informative(*_judged(config, score))
+
+
+def _judged(config, score: Score) -> tuple[jax.Array, jax.Array]:
+  """(`filter_on` or the reward, 0 where not valid; valid), each [B, G]."""
   value = jnp.asarray(online.accuracy(config.filter_on)(score))
   valid = jnp.asarray(score.valid) & jnp.isfinite(value)
   # Asides follow the samples of their prompt and are not trained on.
   b, g = config.prompts_per_step, config.samples_per_prompt
   cut = lambda x: x.reshape(b, -1)[:, :g]
-  return advantage.informative(cut(jnp.where(valid, value, 0)), cut(valid))
+  return cut(jnp.where(valid, value, 0)), cut(valid)
 
 
 def _merge(config, groups: list[tuple[Rollout, Score]]):

@@ -18,6 +18,7 @@ from rlreward.types import State
 Tree = Any
 # Where the keys of the masks stand, in frozen roles and in a piece of rows.
 KEY = "thin"
+_STREAM = 2**30  # beyond the steps of any run, whose keys are folded likewise
 
 
 def rate(config) -> float:
@@ -38,7 +39,8 @@ def keys(config, state: State, rows: int) -> dict[str, jax.Array]:
   """
   if not rate(config):
     return {}
-  own = jax.random.fold_in(jax.random.fold_in(state.key, 3), state.step)
+  root = jax.random.fold_in(state.key, _STREAM)
+  own = jax.random.fold_in(root, state.step)
   return {KEY: jax.random.split(own, rows)}
 
 

@@ -99,9 +99,9 @@ def task(
         process_index, process_count,
       )  # fmt: skip
       _check_split(c, split)
-      if split == "test" or len(stages) == 1:
+      if split == "test":
         return draw(stages[-1].level)
-      return curriculum.Staged(stages, draw)
+      return curriculum.training(c, stages, draw, build == rows.prompts)
 
     return opened
 

@@ -1,8 +1,9 @@
 """Arithmetic in characters: "37+48=" is answered by "85" and the stop token.
 
 The world of the quickstart: prompts without end, an exact gold reward inside
-the compiled step, a held-out split that shares no problem with training, and
-one knob of difficulty, the share of demonstrations whose answer is wrong.
+the compiled step, a held-out split that shares no problem with training, levels
+by the size of the operands, and a share of demonstrations whose answer is
+wrong.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreward.errors import UserError
+from rlreward.tasks import answered, curriculum, draws, tokens
 from rlreward.tasks import arithmetic_rows as rows
-from rlreward.tasks import data, draws, tokens
 from rlreward.tasks.arithmetic_rows import ALPHABET
 from rlreward.types import Outcomes, Rollout, Score, Task
 
@@ -26,6 +27,8 @@ def defaults() -> dict[str, Any]:
   """Fields of the task's config section."""
   return {
     "name": "arithmetic",
+    **curriculum.FIELDS,
+    "level": 1,  # two digits, unless `digits` is set
     "digits": 2,  # largest operand is 10**digits - 1
     "operations": "+",  # any of + - *
     "holdout": 0.1,  # share of the problems kept for the test split
@@ -37,13 +40,24 @@ def defaults() -> dict[str, Any]:
   }
 
 
+def levels() -> tuple[dict[str, Any], ...]:
+  """Fields of each level, easy to hard."""
+  return tuple({"digits": digits} for digits in (1, 2, 3, 4, 6, 9))
+
+
+def at(level: int) -> dict[str, Any]:
+  """The task's section at a level."""
+  return curriculum.at(defaults(), levels(), level)
+
+
 def make(
   config: Any = None, *, process_index: int = 0, process_count: int = 1
 ) -> Task:
   """The task: exact match of the answer and its stop token.
 
   Batches hold `prompt` i32[B, P], `prompt_mask` bool[B, P], `answer` i32[B, A]
-  (digits and eos) and `answer_mask` bool[B, A], all arrays.
+  (digits and eos) and `answer_mask` bool[B, A], all arrays, as wide as the
+  hardest stage asks for. The test split is of the last stage's level.
 
   Args:
     config: section with the fields of `defaults`, None for all of them.
@@ -55,7 +69,8 @@ def make(
     (`spec["sft_batches"]` too) are `sft_batches` of this config. Its pairs
     and labelled answers are those of `arithmetic_rows`; `spec["judge"]` says
     how the policy rates an answer: `suffix` ids go behind it, then one of the
-    `ratings` ids is worth the same place of `values`.
+    `ratings` ids is worth the same place of `values`. `spec["levels"]`,
+    `spec["guess"]` and `spec["chance"]` are those of `answered.task`.
 
   Raises:
     UserError: fields that cannot work.
@@ -63,10 +78,8 @@ def make(
   c = _config(config)
   tok = tokenizer(config)
 
-  def stream(build: rows.Build) -> Callable[[str, int, int], draws.Draws]:
-    return lambda split, batch_size, seed: problems(
-      c, split, batch_size, seed, build, process_index, process_count
-    )
+  def stream(build: rows.Build) -> Callable[[str, int, int], Any]:
+    return _stream(config, build, process_index, process_count)
 
   demonstrations = stream(rows.demonstrations)
   reward = verifier(tok)
@@ -85,6 +98,9 @@ def make(
     "demonstrated": rows.answer_length(c),
     "hint": c["hint_share"] > 0,
     "outcomes": _outcomes,
+    "levels": levels(),
+    "guess": guess(c),
+    "chance": lambda batch: answered.chance(batch, tok.vocab_size),
   }
   return Task(
     stream(rows.prompts),
@@ -131,7 +147,24 @@ def sft_batches(
   Raises:
     UserError: fields that cannot work.
   """
-  return problems(_config(config), split, batch_size, seed, rows.demonstrations)
+  return _stream(config, rows.demonstrations)(split, batch_size, seed)
+
+
+def guess(c: Mapping[str, Any]) -> float:
+  """How often the most frequent answer is right, whatever is asked.
+
+  Of the n = 10^digits operands a product is 0 for 2n - 1 pairs, a sum is n - 1
+  for n of them, a difference 0 for n.
+
+  Args:
+    c: all fields of `defaults`.
+  """
+  n, ops = 10 ** c["digits"], c["operations"]
+  zero = {"+": 1, "-": n, "*": 2 * n - 1}
+  pairs = sum(zero[o] for o in ops)
+  if "*" not in ops:  # any s from 0 to n - 1: s + 1 sums, n - s differences
+    pairs = n + (len(ops) == 2)
+  return pairs / (len(ops) * n * n)
 
 
 def verifier(tok: tokens.CharTokenizer) -> Callable[..., Score]:
@@ -272,8 +305,34 @@ def _draw(c, split: int, n: int, generator) -> np.ndarray:
   )
 
 
+def _stream(
+  config: Any, build: rows.Build, process_index: int = 0, process_count: int = 1
+) -> Callable[[str, int, int], Any]:
+  """(split, batch_size, seed) -> the batches of a config's stages."""
+  c = _config(config)
+  stages, sections = curriculum.plan(config, defaults(), levels())
+  widest = max(s["digits"] for s in sections.values())
+
+  def opened(split: str, batch_size: int, seed: int) -> Any:
+    one = lambda level: problems(
+      {**_checked(sections[level]), "widest": widest},
+      split, batch_size, seed, build, process_index, process_count,
+    )  # fmt: skip
+    if split != "train":
+      return one(stages[-1].level)
+    return curriculum.training(c, stages, one, build == rows.prompts)
+
+  return opened
+
+
 def _config(config: Any) -> dict[str, Any]:
-  c = data.section(config, defaults())
+  """The section of the last stage, and the digits that rows have room for."""
+  stages, sections = curriculum.plan(config, defaults(), levels())
+  widest = max(_checked(s)["digits"] for s in sections.values())
+  return {**sections[stages[-1].level], "widest": widest}
+
+
+def _checked(c: dict[str, Any]) -> dict[str, Any]:
   if not isinstance(c["digits"], int) or not 1 <= c["digits"] <= 9:
     raise UserError(
       f"digits={c['digits']!r}", "it is the size of operands", "use 1 to 9"

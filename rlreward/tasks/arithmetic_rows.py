@@ -140,12 +140,12 @@ def tokenizer(c) -> tokens.CharTokenizer:
 
 def prompt_length(c) -> int:
   """P: slots of the longest prompt."""
-  return 2 * c["digits"] + 2
+  return 2 * c.get("widest", c["digits"]) + 2
 
 
 def answer_length(c) -> int:
   """A: slots of the longest answer and eos."""
-  digits = c["digits"]
+  digits = c.get("widest", c["digits"])
   sizes = {"+": digits + 1, "-": digits + 1, "*": 2 * digits}
   return max(sizes[o] for o in c["operations"]) + 1
 

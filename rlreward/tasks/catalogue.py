@@ -17,7 +17,7 @@ import numpy as np
 from rlreward.types import Task
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-LEVELED = ("cipher", "slots", "grid", "search_world", "chinook")
+LEVELED = ("arithmetic", "cipher", "slots", "grid", "search_world", "chinook")
 _HEAD = """# Tasks
 
 Made by `python -m rlreward.tasks.catalogue docs/tasks.md` from the modules of
@@ -30,8 +30,10 @@ Each of these has the fields `level` and `stages`, and its module has
 `levels()`, the fields that each level sets, and `at(level)`, the whole section
 of one. Fields that a config sets itself win over its level.
 `task.stages=0,1@200,3@500` trains on level 0, from batch 200 on level 1 and
-from batch 500 on level 3; evaluation is on the last of them. The level of a
-batch depends on its number alone, so a resumed run sees the same batches.
+from batch 500 on level 3; evaluation is on the last of them. With
+`task.advance=0.7` and `task.stages=0,1,3` a level ends when 0.7 of the answers
+to its last `task.patience` steps were right (`filter_on` names a component that
+is not the reward). A resumed run sees the same batches in either case.
 
 `guess` is how often a policy is right that knows the form of the answers and
 does not read the prompt; `chance` is that of uniform tokens. Examples are the

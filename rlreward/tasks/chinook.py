@@ -18,7 +18,7 @@ from typing import Any
 
 from rlreward.errors import UserError
 from rlreward.rewards import execute, function, text_tool
-from rlreward.tasks import answered, curriculum, text, tokens
+from rlreward.tasks import answered, curriculum, draws, text, tokens, turned
 from rlreward.tasks import chinook_rows as rows
 from rlreward.types import Task
 
@@ -83,9 +83,10 @@ def make(
 
   Returns:
     Task judged on the host. With `turns` a turn may be a query to try, between
-    <sql> and </sql>, and its first rows are shown; the last turn is judged.
-    `spec["guess"]` is how often the gold query of a
-    random question is right, `spec["levels"]` the ladder.
+    <sql> and </sql>, and its first rows are shown; the last turn is judged,
+    and demonstrations try the gold query before they give it. `spec["guess"]`
+    is how often the gold query of a random question is right, `spec["levels"]`
+    the ladder.
 
   Raises:
     UserError: no database, or fields that cannot work.
@@ -123,30 +124,48 @@ def make(
   def stream(kind: str) -> Callable[[str, int, int], Any]:
     def opened(split: str, batch_size: int, seed: int) -> Any:
       one = lambda level: getattr(tasks[level], kind)(split, batch_size, seed)
-      if split == "test" or len(stages) == 1:
+      if split == "test":
         return one(stages[-1].level)
-      return curriculum.Staged(stages, one)
+      return curriculum.training(c, stages, one, kind == "batches")
 
     return opened
 
-  spec = {
-    **task.spec,
-    "completion_length": said + c["turns"] * (said + c["observation"]),
-    "sft_batches": stream("demonstrations"),
-    "levels": levels(),
+  width, shown = said, stream("demonstrations")
+  spec = {**task.spec, "levels": levels()}
+  if c["turns"]:
+    tool = text_tool.sql_tool(tok, turns=c["turns"], length=c["observation"])
+    tried = {
+      level: turned.Shown(table, tok, tool, _tried, c["holdout"])
+      for level, table in found.items()
+    }
+    width = max(t.width for t in tried.values())
+    tasks = {
+      level: t._replace(
+        demonstrations=tried[level].stream(
+          prompt, width, draws.digest(sections[level]), process_index,
+          process_count,
+        )
+      )
+      for level, t in tasks.items()
+    }  # fmt: skip
+    spec["tool"] = tool
+  spec |= {
+    "completion_length": width,
+    "sft_batches": shown,
     "guess": rows.guess(found[stages[-1].level]),
   }
-  if c["turns"]:
-    spec["tool"] = text_tool.sql_tool(
-      tok, turns=c["turns"], length=c["observation"]
-    )
   return task._replace(
     batches=stream("batches"),
     gold=task.reward,
     spec=spec,
-    demonstrations=stream("demonstrations"),
+    demonstrations=shown,
     preferences=stream("preferences"),
   )
+
+
+def _tried(row: Mapping[str, Any]) -> list[str]:
+  """A demonstration in turns: the gold query is tried, then it is given."""
+  return [f"<sql>{row['gold']}</sql>", row["gold"]]
 
 
 @function.reward(

@@ -175,6 +175,46 @@ def test_results_errors_and_queries_without_end(shop):
   base.close()
 
 
+def test_demonstrations_over_chinook_try_the_query_first():
+  from rlreward.tasks import chinook
+
+  paths.shared_data("sql_chinook")
+  task = chinook.make({"level": 0, "turns": 1, "observation": 80})
+  tok, p = task.spec["tokenizer"], task.spec["prompt_length"]
+  width = p + task.spec["completion_length"]
+  for split in ("train", "test"):
+    rows = next(task.demonstrations(split, 8, 0))
+    again = next(task.demonstrations(split, 8, 0))
+    assert rows["tokens"].shape == (8, width) == again["tokens"].shape
+    np.testing.assert_array_equal(rows["tokens"], again["tokens"])
+    for ids, attend, loss in zip(
+      rows["tokens"], rows["attend"], rows["loss"], strict=True
+    ):
+      said = tok.decode(ids[loss], False)
+      call, answer, nothing = said.split("<eos>")
+      assert nothing == "" and call == f"<sql>{answer}</sql>"
+      seen = tok.decode(ids[p:][attend[p:] & ~loss[p:]])
+      assert seen.startswith("\n<result>") and seen.endswith("</result>\n")
+      assert not seen.startswith("\n<result>wrong") and not loss[:p].any()
+
+
+def test_demonstrations_that_do_not_fit_the_tool_are_refused():
+  from rlreward.tasks import turned
+
+  tool = text_tool.make(lambda c, _: c, TOK, turns=1, length=40)
+  table = [{"prompt": "a"}]
+  for turns, words in ((["b", "c"], "no call"), (["<tool>b</tool>"], "a call")):
+    with pytest.raises(errors.UserError, match=words):
+      turned.Shown(table, TOK, tool, lambda row, t=turns: t)
+  fine = turned.Shown(table, TOK, tool, lambda row: ["<tool>b</tool>", "c"])
+  batch = next(fine.stream(2, fine.width, "x")("train", 2, 0))
+  assert TOK.decode(batch["tokens"][0][batch["attend"][0]]) == (
+    "a<tool>b</tool>\n<result>b</result>\nc"
+  )
+  with pytest.raises(errors.UserError, match="'test' of 1 prompts is empty"):
+    fine.stream(2, fine.width, "x")("test", 2, 0)
+
+
 def test_a_question_over_chinook_in_turns():
   """The policy tries a query, reads its rows, and its last turn is judged."""
   from rlreward.tasks import chinook

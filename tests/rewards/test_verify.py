@@ -50,7 +50,7 @@ def test_every_name_of_the_docstring_loads():
   for name in ("math", "math_strict", "boxed", "choice", "exact",
                "think_answer", "tags", "tool_call", "toolrl", "bfcl", "json",
                "repetition", "rouge_l", "bleu", "chrf", "sari", "fkgl",
-               "flesch"):  # fmt: skip
+               "flesch", "thought", "readable"):  # fmt: skip
     assert f"verify:{name}" in str(verify.__doc__) or name == "flesch"
     assert function.from_path(f"verify:{name}").name == name
   assert loader.load("execute:sql").name == "sql"
@@ -104,6 +104,22 @@ def test_values_of_the_others():
   assert toolrl == {"format": 1.0, "correct": 0.0}
   prefilled = verify.format_reward("think answer", prefilled=True)
   assert prefilled("a</think><answer>b</answer>") == 1
+
+
+@pytest.mark.parametrize(
+  ("text", "thought", "readable"),
+  [
+    ("<think>a</think> so \\boxed{7}", 1, 1),
+    ("so \\boxed{\\frac{1}{2}}", 0, 1),
+    ("</think> <think> \\boxed{7}", 0, 0),  # what follows is thought
+    ("\\boxed{}. \\boxed{}.", 0, 0),  # a run that was paid for its length
+    ("seven", 0, 0),
+    ("", 0, 0),
+  ],
+)
+def test_a_thought_and_an_answer_that_can_be_read(text, thought, readable):
+  assert verify.thought(text) == thought
+  assert verify.readable(text) == readable
 
 
 def test_options_are_checked_before_anything_runs():
