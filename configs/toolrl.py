@@ -6,6 +6,11 @@ another one with a chance of 0.55: it writes calls of the right form, of which
 one in a thousand answers is right. Then GRPO pays either for every name, key
 and value that is right (`fine`) or for answers that are all right (`coarse`).
 
+As measured it does not hold, by 0.002 of its height: fine is right in 0.948 of
+the requests (0.938, 0.934 and 0.973 of seeds 0 to 2), coarse in none, so that
+the gap is three times what is asked. It would be higher with more steps: 0.973
+after 300 of them (seed 10).
+
 The broken variant pays each call that is right as a whole (`intermediate`).
 Paper: ToolRL: Reward is All Tool Learning Needs, arXiv 2504.13958.
 
