@@ -8,8 +8,8 @@ and value that is right (`fine`) or for answers that are all right (`coarse`).
 
 As measured it does not hold, by 0.002 of its height: fine is right in 0.948 of
 the requests (0.938, 0.934 and 0.973 of seeds 0 to 2), coarse in none, so that
-the gap is three times what is asked. A longer run of seed 10 had 0.965 after 200
-of its 300 steps, and 0.973 at the end.
+the gap is three times what is asked. A longer run of seed 10 had 0.965 after
+200 of its 300 steps, and 0.973 at the end.
 
 The broken variant pays each call that is right as a whole (`intermediate`).
 Paper: ToolRL: Reward is All Tool Learning Needs, arXiv 2504.13958.

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +25,16 @@ BASE = "CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 2), (3, 4);"
 PAPER = dict(sql_parts.WEIGHTS)
 
 
-def section(**changes):
+def section(**changes) -> Any:
   return nano.config(**{f"sql__{k}": v for k, v in changes.items()}).sql
 
 
-def paid(rows, weights=None, prompts=1):
+def paid(rows, weights=None, prompts=1) -> Any:
   """Score of a list of {part: value}, all of one prompt or split evenly."""
   names = dict.fromkeys(k for r in rows for k in r)
   parts = {k: jnp.asarray([r.get(k, 0.0) for r in rows]) for k in names}
   score = Score(jnp.zeros(len(rows)), jnp.ones(len(rows), bool), None, parts)
-  reward = reasoning_sql.weighed(lambda *_: score, weights or PAPER)
+  reward: Any = reasoning_sql.weighed(lambda *_: score, weights or PAPER)
   return reward(None, {"prompt": np.zeros((prompts, 1))})
 
 
@@ -142,7 +143,7 @@ def test_a_judgement_is_remembered_and_equal_ones_are_made_once(monkeypatch):
       asked.append(len(jobs))
       return [running.Outcome("ok", f(*j)) for j in jobs]
 
-  monkeypatch.setattr(running, "_workers", lambda *_: Pool())
+  monkeypatch.setattr(running, "pool", lambda *_: Pool())
   ask = lambda *said: [list(said), [BASE] * len(said),
                        ["SELECT a FROM t"] * len(said)]  # fmt: skip
   plain, kept = running.sql_reward(), running.sql_reward(remember=2)

@@ -36,7 +36,9 @@ class WordTokenizer:
       )
     self.name = f"words:{head(' '.join(self.words))}"
     self.has_chat = self.adds_bos = False
-    self.pad_id, self.eos_ids, self.bos_id = 0, (1,), None
+    self.pad_id = 0
+    self.eos_ids: tuple[int, ...] = (1,)
+    self.bos_id: int | None = None
     self._ids = {w: i for i, w in enumerate(self.words, 2)}
     self.vocab_size = 2 + len(self.words)
 
