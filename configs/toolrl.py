@@ -1,16 +1,22 @@
 """Tool calls that are paid for their parts are learnt; all-or-nothing is not.
 
-A request names a tool and two arguments with their values, each by letters of
-its own. A decoder that was shown a few demonstrations writes calls of the right
-form and seldom the right one. Then GRPO pays either for every name, key and
-value that is right (`fine`) or for whole calls alone (`coarse`).
+A request names three tools, each with an argument and its value, by letters of
+their own. A decoder imitates demonstrations in which each of the nine parts is
+another one with a chance of 0.55: it writes calls of the right form, of which
+one in a thousand answers is right. Then GRPO pays either for every name, key
+and value that is right (`fine`) or for answers that are all right (`coarse`).
+
+As measured it does not hold, by 0.002 of its height: fine is right in 0.948 of
+the requests (0.938, 0.934 and 0.973 of seeds 0 to 2), coarse in none, so that
+the gap is three times what is asked. A longer run of seed 10 had 0.965 after
+200 of its 300 steps, and 0.973 at the end.
 
 The broken variant pays each call that is right as a whole (`intermediate`).
 Paper: ToolRL: Reward is All Tool Learning Needs, arXiv 2504.13958.
 
 Run:  rlreward train --config=configs/toolrl.py:mini
       python -m rlreward.claims configs/toolrl.py:mini
-About 40 seconds for an arm on 2 CPU cores.
+About 90 seconds for an arm on 2 CPU cores.
 At scale: configs/toolrl.py:pod (Qwen2.5-7B-Instruct on ToolACE and xLAM).
 """
 

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +25,16 @@ BASE = "CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 2), (3, 4);"
 PAPER = dict(sql_parts.WEIGHTS)
 
 
-def section(**changes):
+def section(**changes) -> Any:
   return nano.config(**{f"sql__{k}": v for k, v in changes.items()}).sql
 
 
-def paid(rows, weights=None, prompts=1):
+def paid(rows, weights=None, prompts=1) -> Any:
   """Score of a list of {part: value}, all of one prompt or split evenly."""
   names = dict.fromkeys(k for r in rows for k in r)
   parts = {k: jnp.asarray([r.get(k, 0.0) for r in rows]) for k in names}
   score = Score(jnp.zeros(len(rows)), jnp.ones(len(rows), bool), None, parts)
-  reward = reasoning_sql.weighed(lambda *_: score, weights or PAPER)
+  reward: Any = reasoning_sql.weighed(lambda *_: score, weights or PAPER)
   return reward(None, {"prompt": np.zeros((prompts, 1))})
 
 
@@ -142,7 +143,7 @@ def test_a_judgement_is_remembered_and_equal_ones_are_made_once(monkeypatch):
       asked.append(len(jobs))
       return [running.Outcome("ok", f(*j)) for j in jobs]
 
-  monkeypatch.setattr(running, "_workers", lambda *_: Pool())
+  monkeypatch.setattr(running, "pool", lambda *_: Pool())
   ask = lambda *said: [list(said), [BASE] * len(said),
                        ["SELECT a FROM t"] * len(said)]  # fmt: skip
   plain, kept = running.sql_reward(), running.sql_reward(remember=2)
@@ -190,6 +191,17 @@ def test_arms_are_made_and_score_on_the_host(arm):
   assert np.asarray(score.value).shape == (32,) and score.valid.all()
   assert float(np.abs(score.value).max()) == 0  # nothing was said
   assert "outranked" in score.components
+
+
+def test_the_broken_variant_pays_a_wrong_query_as_much_as_a_right_one():
+  changes = {k.removeprefix("sql."): v
+             for k, v in FILE["BROKEN"].overrides.items()}  # fmt: skip
+  weights = reasoning_sql.check(section(**changes))
+  wrong = {**WRONG, "schema": 0.2, "ngram": 0.1}
+  right = {**RIGHT, "schema": 1.0, "ngram": 1.0, "format": 1.0}
+  found = paid([right, wrong], weights)
+  assert found.value[0] == found.value[1] == 2
+  assert paid([right, wrong], reasoning_sql.check(section())).value[0] == 7
 
 
 def test_the_claim_needs_the_gap():

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import random
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ SPEC = "configs/toolrl.py"
 STUDY = config_lib.study(SPEC)
 FILE = vars(execute(find(SPEC)))
 C = calls.Call
+graded: Any = device.graded
 GOLD = [C("f", {"a": 1, "b": 2})]
 TWO = [*GOLD, C("g", {"c": 3})]
 
@@ -68,7 +70,7 @@ def test_each_match_by_hand_on_the_host_and_on_arrays(
   for match, share in want.items():
     value = calls.graded(made, gold, match=match)
     assert value == pytest.approx(-3 + 6 * share), match
-    found = device.graded(*arrays, match=match)
+    found = graded(*arrays, match=match)
     assert float(found[0]) == pytest.approx(-3 + 6 * share, abs=1e-5), match
 
 
@@ -87,7 +89,7 @@ def test_arrays_and_lists_agree_greedy_and_by_the_best_assignment(match):
   made[:40] = [rng.sample(g, len(g)) for g in gold[:40]]  # right ones
   arrays = call_arrays.encode(made, gold, most_calls=4, most_arguments=3)
   for optimal in (False, True):
-    found = device.graded(*arrays, match=match, optimal=optimal)
+    found = graded(*arrays, match=match, optimal=optimal)
     want = [calls.graded(m, g, match=match, optimal=optimal)
             for m, g in zip(made, gold, strict=True)]  # fmt: skip
     np.testing.assert_allclose(found, want, atol=1e-5)  # f32
@@ -103,10 +105,10 @@ def test_the_best_assignment_against_every_permutation():
              for p in itertools.permutations(range(4), 3)]  # fmt: skip
     assert float(one) == pytest.approx(max(every), abs=1e-6)
   with pytest.raises(ValueError, match="fin"):
-    device.graded(*call_arrays.encode([GOLD], [GOLD]), match="fin")
+    graded(*call_arrays.encode([GOLD], [GOLD]), match="fin")
   wide = call_arrays.encode([GOLD], [GOLD], most_calls=11)
   with pytest.raises(ValueError, match="11 calls"):
-    device.graded(*wide, optimal=True)
+    graded(*wide, optimal=True)
 
 
 # ------------------------------------------------------------ real targets
@@ -119,7 +121,7 @@ def lines(name):
 def weigh(parts, step=0, **changes):
   """What the method pays for a dict of parts."""
   c = nano.config(**{f"calls__{k}": v for k, v in changes.items()}).calls
-  shape = toolrl.shaper(c)
+  shape: Any = toolrl.shaper(c)
   one = {k: jnp.asarray([v], jnp.float32) for k, v in parts.items()}
   score = Score(jnp.zeros(1), jnp.ones(1, bool), None, one)
   paid, after = shape.update(score, jnp.int32(step), None)
@@ -181,7 +183,7 @@ def test_scales_and_lengths_by_hand(changes, step, want):
 
 def test_the_length_is_paid_up_to_one_and_an_unknown_part_is_no_zero():
   assert weigh({**PARTS, "words": 9000.0}, length="fixed") == 3.5
-  shape = toolrl.shaper(nano.config().calls)
+  shape: Any = toolrl.shaper(nano.config().calls)
   one = {"format": jnp.ones(2), "fine": jnp.asarray([jnp.nan, 1.0])}
   score = Score(jnp.zeros(2), jnp.ones(2, bool), None, one)
   paid, _ = shape.update(score, shape.init(), None)
@@ -221,7 +223,7 @@ def bandit(match, seeds=10, updates=400, group=GROUP, rate=0.1):
   def step(carry, key):
     logits, state = carry
     said = jax.random.categorical(key, logits[rows])
-    reward = device.graded(as_calls(said), as_calls(gold[rows]), match=match)
+    reward = graded(as_calls(said), as_calls(gold[rows]), match=match)
     grouped = reward.reshape(prompts, group)
     adv = advantage.group_advantage(grouped, jnp.ones(grouped.shape, bool))
     adv = jnp.broadcast_to(adv.reshape(-1, 1), said.shape)
@@ -257,6 +259,13 @@ def test_fine_against_coarse_of_four_slots():
   # 3 standard errors of 400 prompts.
   drawn = 1 - (1 - 8.0**-4) ** (400 * GROUP)
   assert coarse.mean() == pytest.approx(drawn, abs=0.075)
+
+
+def test_the_broken_variant_learns_as_little_as_coarse():
+  """A call of four slots has no part but itself that `intermediate` pays."""
+  changes = FILE["BROKEN"].overrides
+  found = bandit(changes["calls.match"], seeds=100)
+  assert found.mean() == pytest.approx(0.45, abs=0.18)
 
 
 # ------------------------------------------------------------ the method

@@ -20,6 +20,8 @@ moving target stays at its end. Calls that are equal in any order are right.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from rlreward.algorithms import grpo
@@ -64,7 +66,8 @@ def shaper(c) -> Shaping:
     form, match = scales(c.scale, step)
     value = form * part("format") + match * part(c.match)
     if c.length:
-      value += lengths.linear(part("words"), target(c.length, step), 1.0)
+      goal: Any = target(c.length, step)
+      value += lengths.linear(part("words"), goal, 1.0)
     known = score.valid & jnp.isfinite(value)
     paid = score._replace(value=jnp.where(known, value, 0), valid=known)
     return paid, step + 1
