@@ -223,6 +223,8 @@ def base() -> ml_collections.ConfigDict:
       "alpha": 0.1,  # weight beside the reward of the answer
       "eta": 0.0,  # threshold of clip, the first score of progress; or it is
       "quantile": 0.0,  # this quantile of the first rollout's steps; 0 = not
+      "judge": "",  # "file.py:f": what scores the steps of text, see
+      "separator": "\n",  # rewards/process.py; and what ends a step
     }
   )
   c.noise = ml_collections.ConfigDict(

@@ -15,7 +15,7 @@ optima are 0.31 and 0.18 apart: the slow policy reaches all of its own, a gain
 of 0.41, and PAR's 0.54 of 0.59.
 
 In closed form, of 20,000 answers with gold N(0, 1) and an error of 0.7 t(2), at
-2 nats (tests/test_par_method.py): PAR 0.8, raw 0.2, slow 0.4, and where the
+2 nats (experiments/shaping.py): PAR 0.8, raw 0.2, slow 0.4, and where the
 error has thin tails PAR loses 0.05 of 1.59: a shape is almost free there.
 Paper: Reward Shaping to Mitigate Reward Hacking in RLHF, arXiv 2502.18770.
 

@@ -84,14 +84,16 @@ def get_config(arg="mini"):
   c.model.update(
     vocab=42, width=64, layers=2, heads=4, kv_heads=4, head_dim=16, mlp=128
   )
-  c.task = c.task.__class__({"name": "toy_sql", "reward": "parts"})
+  c.task = c.task.__class__(
+    {"name": "toy_sql", "reward": "parts", "shown": 1, "garble": 0.75}
+  )
   c.eval.update(every=0, prompts=240)
   c.checkpoint.every = 1000
   c.log.update(every=50, samples_every=0, tensorboard=False)
   c.start.update(
     {
       "algorithm": "sft",
-      "steps": 24,
+      "steps": 300,
       "prompts_per_step": 64,
       "samples_per_prompt": 1,
       "optimizer": {

@@ -69,14 +69,14 @@ def get_config(arg="mini"):
   c.steps = 200
   c.prompts_per_step = 16
   c.samples_per_prompt = 8
-  c.sampling.max_new_tokens = 15
-  c.optimizer.update(learning_rate=5e-4, schedule="cosine", warmup_steps=10)
+  c.sampling.max_new_tokens = 21
+  c.optimizer.update(learning_rate=7e-4, schedule="cosine", warmup_steps=10)
   c.model.update(
     vocab=68, width=64, layers=2, heads=4, kv_heads=4, head_dim=16, mlp=128
   )
   c.task = c.task.__class__(
-    {"name": "slots", "tools": 8, "keys": 8, "arguments": 3,
-     "noise": 1.0, "garble": 0.75, "reward": "toolrl"}
+    {"name": "slots", "tools": 8, "keys": 8, "arguments": 1, "calls": 3,
+     "noise": 1.0, "garble": 0.55, "reward": "toolrl"}
   )  # fmt: skip
   c.eval.update(every=0, prompts=256)
   c.checkpoint.every = 1000
@@ -84,7 +84,7 @@ def get_config(arg="mini"):
   c.start.update(
     {
       "algorithm": "sft",
-      "steps": 200,
+      "steps": 400,
       "prompts_per_step": 64,
       "samples_per_prompt": 1,
       "optimizer": {"learning_rate": 3e-3, "warmup_steps": 10},

@@ -74,6 +74,7 @@ def needed(name, **changes):
     "reward_model": lambda: {"model__outputs": 1},
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
     "par": lambda: {"shaping__link": "preference"},
+    "clip_delta": lambda: {"process__kind": "none"},  # rows without steps
     "topology": lambda: {"model__outputs": 1},
     "remodetect": lambda: {"model__outputs": 1},
     "helpsteer2_pref": lambda: {"model__outputs": 1},
@@ -383,7 +384,8 @@ def presets(name):
   words = {"mini", *runpy.run_path(str(path)).get("PRESETS", ())}
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Compare) and ast.dump(node.left).count("'arg'"):
-      words |= {ast.literal_eval(side) for side in node.comparators}
+      known = [x for x in node.comparators if isinstance(x, ast.Constant)]
+      words |= {x.value for x in known}  # others stand in PRESETS
   return sorted(words)
 
 

@@ -1,4 +1,7 @@
-"""PAR: the closed form of heavy tails, what the claim asks, links, refusals."""
+"""PAR: what the claim asks, links, refusals.
+
+The closed form of heavy tails is in test_shaping_experiment.py.
+"""
 
 import math
 
@@ -8,6 +11,7 @@ import nano
 import numpy as np
 import pytest
 from scipy.special import expit
+from tilts import spent
 
 from rlreward import config as config_lib
 from rlreward import errors, registry
@@ -27,86 +31,6 @@ def mini(**changes):
 
 def arms():
   return {a.name: a.overrides for a in (*STUDY.arms, FILE["BROKEN"])}
-
-
-def spent(logp, s, nats):
-  """(law f64[X, Y], its mean KL) of exp(s / beta) at the beta of a budget.
-
-  Halvings in numpy, apart from `analytic.tilt`, which the package uses.
-  """
-
-  def at(u):
-    x = logp + np.exp(u) * (s - s.max(-1, keepdims=True))
-    x -= x.max(-1, keepdims=True)
-    log_q = x - np.log(np.exp(x).sum(-1, keepdims=True))
-    return np.exp(log_q), (np.exp(log_q) * (log_q - logp)).sum(-1).mean()
-
-  low, high = -8.0, 8.0
-  for _ in range(40):
-    middle = (low + high) / 2
-    low, high = (middle, high) if at(middle)[1] < nats else (low, middle)
-  return *at(low), math.exp(-low)
-
-
-def shaped(name, r, refs):
-  """What an arm pays for rewards r f64[Y] against references f64[M]."""
-  gap = r[:, None] - refs
-  return {
-    "raw": lambda: r,
-    "mean_std": lambda: (r - r.mean()) / r.std(),
-    "minmax": lambda: (r - r.min()) / (r.max() - r.min()),
-    "par": lambda: expit(gap).mean(1),
-    "par_1": lambda: expit(gap[:, 0]),
-    "slow": lambda: expit(gap - 3).mean(1),
-    "clip": lambda: np.clip(r, r.mean() - r.std(), r.mean() + r.std()),
-  }[name]()
-
-
-# ------------------------------------------------ the closed form of the tails
-def sheet(df, nats=2.0, seeds=range(10)):
-  """{shape: gold f64[seeds]} of the tilts of 20,000 answers."""
-  names = ("raw", "mean_std", "minmax", "par", "par_1", "slow", "clip")
-  found = {name: [] for name in names}
-  for seed in seeds:
-    rng = np.random.default_rng(seed)
-    gold = rng.normal(size=20_000)
-    r = gold + 0.7 * rng.standard_t(df, 20_000)
-    refs = rng.choice(r, 10)
-    base = np.full((1, len(r)), -math.log(len(r)))
-    for name in names:
-      s = shaped(name, r, refs)[None]
-      found[name].append(float((spent(base, s, nats)[0] * gold).sum()))
-  return {k: np.asarray(v) for k, v in found.items()}
-
-
-def test_heavy_tails_at_two_nats():
-  # Means of 10 seeds; the deviations of a seed are 0.22 raw and 0.07 PAR.
-  found = {k: v.mean() for k, v in sheet(df=2).items()}
-  assert found["par"] == pytest.approx(0.78, abs=0.06)
-  assert found["par_1"] == pytest.approx(0.81, abs=0.06)
-  assert found["raw"] == pytest.approx(0.16, abs=0.2)
-  assert found["par"] >= found["raw"] + 0.4
-  assert found["par"] >= found["slow"] + 0.2
-  assert found["par_1"] == pytest.approx(found["par"], abs=0.06)
-  for affine in ("mean_std", "minmax"):  # another price, the same optimum
-    assert found[affine] == pytest.approx(found["raw"], abs=1e-6)
-
-
-def test_with_thin_tails_a_shape_is_almost_free():
-  found = {k: v.mean() for k, v in sheet(30, seeds=range(3)).items()}
-  assert 0 < found["raw"] - found["par"] <= 0.06
-  assert found["raw"] == pytest.approx(1.59, abs=0.04)
-
-
-def test_no_log_prob_moves_by_more_than_the_range_over_beta():
-  rng = np.random.default_rng(0)
-  r = rng.standard_t(2, (1, 500))
-  base = np.full((1, 500), -math.log(500))
-  s = shaped("par", r[0], r[0, :10])[None]
-  q, _, beta = spent(base, s, 2.0)
-  assert np.abs(np.log(q) - base).max() <= 1 / beta
-  q, _, beta = spent(base, r, 2.0)
-  assert np.abs(np.log(q) - base).max() > 1 / beta  # the raw one has no range
 
 
 # ------------------------------------------------------------ the claim

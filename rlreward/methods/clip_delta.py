@@ -11,8 +11,8 @@ steps. `process.kind` is any of `ops.process`: `orm` is one score of the whole
 answer, `none` success alone.
 
 `process.quantile` puts eta at that quantile of the steps of the first rollout,
-which is the start's (`rewards.process.shaped`). The step scores come from the
-task's reward, see `configs/clip_delta.py` for those of a checkpoint.
+which is the start's (`rewards.process.shaped`). Scores of steps come from the
+task's reward, or for text from the function that `process.judge` names.
 
 Reference: On Designing Effective RL Reward at Training Time for LLM Reasoning,
 arXiv 2410.15115.
@@ -46,7 +46,7 @@ def make(config, task: Task) -> Method:
                         config.loss.dual_clip)  # fmt: skip
   return online.make(
     config,
-    task,
+    process.judged(task, p.judge, p.separator),
     loss=grpo.regularised(loss, config),
     credit=assigned,
     aggregate="token_mean",

@@ -192,6 +192,37 @@ class Learned:
     return Score(jnp.asarray(value, jnp.float32), valid, None, columns)
 
 
+def of_two_tokens(
+  config: Any,
+  variables: Any,
+  card: Card,
+  good: int,
+  bad: int,
+  max_length: int,
+) -> Learned:
+  """A language model that says good or bad by a token, as a score of tokens.
+
+    sigmoid(h (w_good - w_bad)) = p(good) / (p(good) + p(bad))
+
+  Args:
+    config: of the decoder.
+    variables: with its language head, as `pretrained.load` reads them.
+    card: how rows are padded.
+    good: id of the token for a right step.
+    bad: id of that for a wrong one.
+    max_length: tokens of the longest row.
+
+  Reference: Math-Shepherd, arXiv 2312.08935, whose checkpoint is read so.
+  """
+  head = transformer.build(config).head(variables)
+  kernel = (head[:, good] - head[:, bad])[:, None]
+  scored = transformer.build(config.replace(outputs=1))
+  tree = {**variables["params"], "score": {"kernel": kernel}}
+  if not config.tied:
+    tree.pop("head")
+  return Learned(scored, {**variables, "params": tree}, card, max_length)
+
+
 def batches(
   rows: Sequence[Ids], buckets: Sequence[int], size: int, card: Card
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:

@@ -30,6 +30,8 @@ def defaults() -> dict[str, Any]:
     "questions": 60,
     "holdout": 0.0,  # share kept for the test split; 0 tests on all of them
     "world": 0,  # seed of the tables and of the choice of questions
+    "shown": rows.KINDS,  # kinds of questions whose demonstrations are right
+    "garble": 0.0,  # of the others: each of four parts is another one
     "reward": "exact",  # exact | parts, those of sql_parts.PARTS but the judge
   }
 
@@ -40,9 +42,9 @@ def make(
   """The task: queries whose rows are those of the gold query.
 
   It is a text task with the columns of `toy_sql_rows.table`; its demonstrations
-  are the gold queries with an empty thought, its pairs hold a gold query and
-  that of another question. A query that runs out of steps is worth 0 in all
-  parts and has `timeout` 1.
+  are the gold queries with an empty thought, or garbled ones; its pairs hold a
+  gold query and that of another question. A query that runs out of steps is
+  worth 0 in all parts and has `timeout` 1.
 
   Args:
     config: section with the fields of `defaults`, None for all of them.
@@ -58,17 +60,18 @@ def make(
   c = data.section(config or {}, defaults())
   _check(c)
   tok = WordTokenizer(rows.WORDS)
-  found = rows.table(c["questions"], c["world"])
+  found = rows.table(c["questions"], c["world"], c["shown"], c["garble"])
   size = lambda name: max(len(tok.encode(r[name])) for r in found) + 1
-  prompt, said = size("prompt"), size("chosen")
+  prompt, said = size("prompt"), size("said")
   exact = reward(partial=False)
-  splits = {"holdout": c["holdout"]} if c["holdout"] else {"test": found}
+  test = rows.table(c["questions"], c["world"])
+  splits = {"holdout": c["holdout"]} if c["holdout"] else {"test": test}
   task = text.make(
     {
       "train": found,
       **splits,
       "prompt": "prompt",
-      "completion": "chosen",
+      "completion": "said",
       "prompt_length": prompt,
       "row_length": prompt + said,
       "answer_length": said,
@@ -100,10 +103,12 @@ def reward(partial: bool) -> function.RewardFunction:
 def _check(c: Mapping[str, Any]) -> None:
   answered.whole("questions", c["questions"], 5, rows.MOST)
   answered.whole("world", c["world"], 0, 2**31 - 1)
-  if not 0 <= c["holdout"] <= 0.5:
-    raise UserError(
-      f"holdout={c['holdout']!r}", "it is a share", "use a number from 0 to 0.5"
-    )
+  answered.whole("shown", c["shown"], 0, rows.KINDS)
+  for name, top in {"holdout": 0.5, "garble": 1.0}.items():
+    if not 0 <= c[name] <= top:
+      raise UserError(
+        f"{name}={c[name]!r}", "it is a share", f"use a number from 0 to {top}"
+      )
   if c["reward"] not in REWARDS:
     raise UserError(
       f"reward={c['reward']!r}",

@@ -76,7 +76,7 @@ def test_what_a_query_can_come_to():
   assert parts["format"].tolist() == [1, 1, 1, 0, 0]
   assert parts["timeout"].tolist() == [0, 0, 0, 0, 1]
   assert paid.value[at["endless"]] == 0
-  query = kinds["endless"][27:-10]
+  query = kinds["endless"].split("answer>")[1].removesuffix("</")
   assert sql.run(ROWS[0]["database"], query, toy_sql.STEPS).status == "timeout"
 
 
@@ -87,6 +87,26 @@ def test_an_empty_gold_result_is_never_right():
     options = sql_parts.Options(empty=empty)
     _, parts, _ = sql_parts.judge(none, none, base, none, tuple(options))
     assert parts["execution"] == float(empty)
+
+
+def test_garbled_demonstrations_of_what_is_not_shown():
+  """Each of four parts is another with a chance of 0.6, questions alike."""
+  rows = toy_sql_rows.table(60, 0, 2, 0.6)
+  assert len(rows) == 60 * toy_sql_rows.COPIES
+  assert [r["gold"] for r in rows] == [r["gold"] for r in ROWS] * 20
+  shown = [r for i, r in enumerate(rows) if i % 60 < 24]
+  assert all(r["said"] == r["chosen"] for r in shown)
+  other = [r for i, r in enumerate(rows) if i % 60 >= 24]
+  right = np.mean([r["said"] == r["chosen"] for r in other])
+  assert right == pytest.approx(0.4**4, abs=0.024)  # 4 sd of 720
+  number = np.mean([r["said"].split()[-2] == r["chosen"].split()[-2]
+                    for r in other])  # fmt: skip
+  assert number == pytest.approx(0.4, abs=0.073)
+  tok = toy_sql.make().spec["tokenizer"]
+  for row in rows[:200]:
+    assert tok.decode(tok.encode(row["said"])) == row["said"]
+  task = toy_sql.make({"shown": 2, "garble": 0.6})
+  assert task.spec["report"]["test"].kept == 60
 
 
 def test_splits_and_streams():
@@ -105,6 +125,7 @@ def test_splits_and_streams():
 @pytest.mark.parametrize(
   ("fields", "word"),
   [({"questions": 3}, "questions"), ({"holdout": 0.9}, "holdout"),
+   ({"shown": 6}, "shown"), ({"garble": 2.0}, "garble"),
    ({"reward": "some"}, "reward")],
 )  # fmt: skip
 def test_fields_that_cannot_be(fields, word):
