@@ -17,6 +17,8 @@ from rlreward.configfile import execute, find
 from rlreward.methods import simplerl_zoo
 from rlreward.ops import advantage
 from rlreward.rewards import combine
+from rlreward.steps import roles
+from rlreward.tasks import arithmetic
 from rlreward.types import Score
 
 SPEC = "configs/simplerl_zoo.py"
@@ -251,3 +253,82 @@ def test_the_size_of_the_paper_builds_without_memory(size):
   after, metrics = jax.eval_shape(method.step, state, batch, state.key)
   assert jax.tree.structure(after) == jax.tree.structure(state)
   assert metrics["rows"]["reward"].shape == (b * 8,)
+
+
+# ---------------------------------------------- data of the right difficulty
+EASY, HARD, NEVER = 0, 2, 10**9  # one digit, three digits
+SIZE = {
+  "model__width": 64, "model__heads": 4, "model__kv_heads": 4,
+  "model__head_dim": 16, "model__mlp": 192, "sampling__max_new_tokens": 5,
+  "optimizer__eps": 1e-8, "optimizer__clip_norm": 1.0,
+}  # fmt: skip
+
+
+def sums(level, kind, rows, count, seed):
+  """Batches of a level, all as wide as the hard ones, stacked."""
+  task = arithmetic.make({"stages": f"{level},{HARD}@{NEVER}"})
+  stream = getattr(task, kind)("train", rows, seed)
+  found = [next(stream) for _ in range(count)]
+  return {k: jnp.asarray(np.stack([b[k] for b in found])) for k in found[0]}
+
+
+@pytest.mark.claims
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_weak_start_needs_easy_data_and_a_strong_one_does_not(seed):
+  """Additions from 20 and from 400 steps of imitation, 80 of RL on either set.
+
+  What counts is the mean of the shares that are right with one and with three
+  digits, of problems drawn as in training: there are 100 sums of one digit and
+  a held-out few of them say little, and of three digits each one is new.
+  """
+  task = arithmetic.make({"level": HARD})
+  first = nano.config(algorithm="sft", samples_per_prompt=1,
+                      optimizer__learning_rate=3e-3, **SIZE)  # fmt: skip
+  sft = registry.algorithm("sft").make(first, task)
+  c = nano.config(prompts_per_step=32, samples_per_prompt=8,
+                  optimizer__learning_rate=1e-3, loss__kl_beta=1e-4,
+                  loss__entropy=1e-3, **SIZE)  # fmt: skip
+  method = simplerl_zoo.make(c, task)
+  actor = roles.policy(c.model)
+
+  @jax.jit
+  def imitate(state, rows):
+    body = lambda s, b: (sft.step(s, b, s.key)[0], None)
+    return jax.lax.scan(body, state, rows)[0]
+
+  @jax.jit
+  def train(variables, prompts):
+    def body(s, b):
+      return method.step(s, b, jax.random.fold_in(s.key, s.step))[0], None
+
+    start = method.init(jax.random.key(seed), variables)
+    return jax.lax.scan(body, start, prompts)[0].params
+
+  @jax.jit
+  def right(variables, prompts):
+    state = method.init(jax.random.key(0), variables)
+
+    def body(k, b):
+      rollout = method.phases.sample(state, b, jax.random.key(k))
+      return k + 1, task.reward(rollout, b).value.mean()
+
+    return jax.lax.scan(body, 0, prompts)[1].mean()
+
+  both = [sums(x, "demonstrations", 64, 400, seed) for x in (EASY, HARD)]
+  rows = {k: jnp.concatenate([b[k] for b in both], 1)
+          for k in ("tokens", "attend", "loss")}  # fmt: skip
+  fresh = [sums(x, "batches", 32, 8, seed + 1000) for x in (EASY, HARD)]
+  data = {x: sums(x, "batches", 32, 80, seed) for x in (EASY, HARD)}
+  score = lambda v: float(np.mean([right(v, x) for x in fresh]))
+  state, gain = jax.jit(sft.init)(jax.random.key(seed)), {}
+  for name, begin, end in (("weak", 0, 20), ("strong", 20, 400)):
+    state = imitate(state, {k: v[begin:end] for k, v in rows.items()})
+    start = actor.variables(state.params, state.frozen)
+    gain[name, None] = score(start)
+    for level in (EASY, HARD):
+      after = actor.variables(train(start, data[level]), {})
+      gain[name, level] = score(after) - gain[name, None]
+  print(gain)
+  assert gain["weak", None] < 0.15 and 0.35 < gain["strong", None] < 0.7
+  assert gain["weak", EASY] >= gain["weak", HARD] + 0.1, gain
+  assert gain["strong", EASY] < gain["strong", HARD] + 0.1, gain
