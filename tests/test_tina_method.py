@@ -201,11 +201,11 @@ def recorded():
 def test_the_record_holds_and_other_numbers_would_not():
   arms = recorded()
   assert STUDY.claim(arms)
-  broken = {
+  still = {
     **arms["tina"],
     "last/correct": arms["tina"]["first/correct"] + 0.02,
   }
-  assert not STUDY.claim({**arms, "tina": broken})
+  assert not STUDY.claim({**arms, "tina": still})
   large = {**arms["tina"], "last/trained_share": 0.11}
   assert not STUDY.claim({**arms, "tina": large})
 
