@@ -15,7 +15,7 @@ where right answers are rare, and time is integrated, dt_0 = s(q(t_0), p) dt.
   python -m experiments.noise --seeds=0,1,2 --workdir=runs/noise
 
 Writes noise.json, noise.md and noise.png. What is there is not trained again;
-about 8 seconds for a run on 2 CPU cores, after a start for each seed.
+about 25 seconds for a run on 2 CPU cores, and a start for each seed before.
 
 Reference: The Climb Carves Wisdom Deeper Than the Summit, arXiv 2505.22653.
 """

@@ -123,6 +123,6 @@ def _cost(axes, result: dict[str, Any]) -> None:
       axes.plot(rates, [(law.sd / law.mean) ** 2 for law in laws], style,
                 color=COLOURS[unit], label=f"{name}, q = {q}")  # fmt: skip
   axes.set_yscale("log")
-  axes.set_title("Groups until the mean push is as large as its error, exact")
+  axes.set_title("Groups until mean push = its error (exact)")
   axes.set_xlabel("flip rate p")
   axes.set_ylabel("groups")
