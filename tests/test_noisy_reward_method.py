@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from rlreward.rewards import phrases, verify
 from rlreward.types import Score
 
 SPEC = "configs/noisy_reward.py"
-STUDY = config_lib.study(SPEC)
+STUDY: Any = config_lib.study(SPEC)
 FILE = vars(execute(find(SPEC)))
 
 
@@ -269,7 +270,7 @@ def test_seeds_have_flips_of_their_own():
 
 
 def test_the_pod_is_the_paper_s():
-  c = config_lib.load(f"{SPEC}:pod")
+  c: Any = config_lib.load(f"{SPEC}:pod")
   assert (c.prompts_per_step, c.samples_per_prompt) == (128, 4)
   assert (c.credit.lam, c.credit.gamma, c.kl_reward.beta) == (1.0, 1.0, 0.0)
   assert (c.critic.warmup, c.critic.rate) == (20, 5e-6)
