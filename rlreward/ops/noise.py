@@ -20,7 +20,9 @@ Unit = Literal["prompt", "sample"]
 UNITS = ("prompt", "sample")
 
 
-def flips(key: Array, p: float, group_N: Array, unit: Unit = "prompt") -> Array:
+def flips(
+  key: Array, p: Array | float, group_N: Array, unit: Unit = "prompt"
+) -> Array:
   """Which rewards are turned around: Bernoulli(p) of each question or answer.
 
   Args:

@@ -25,7 +25,7 @@ def flip(
   """1 - r with chance p: of a question, for all of its answers, or of each.
 
   A question that comes again is drawn again, as in the authors' code. Rows
-  without a judgement stay without one. Its state is the number of batches.
+  without a judgement stay without one.
 
   Args:
     key: the flips of batch k are those of `fold_in(key, k)`.
@@ -46,16 +46,27 @@ def flip(
       f"use p from 0 to 1 and one of {', '.join(noise.UNITS)}",
     )
 
-  def update(score: Score, batches: Array, rollout: Rollout):
-    drawn = jax.random.fold_in(key, batches)
-    on = noise.flips(drawn, p, rollout.group, unit) & score.valid
+  # State and no constants: one compiled step for every seed and rate.
+  impl = jax.random.key_impl(key)
+
+  def init() -> dict[str, Array]:
+    return {
+      "key": jax.random.key_data(key) + 0,  # a buffer of its own, for donation
+      "p": jnp.asarray(p, jnp.float32),
+      "batches": jnp.zeros((), jnp.int32),
+    }
+
+  def update(score: Score, state: dict[str, Array], rollout: Rollout):
+    root = jax.random.wrap_key_data(state["key"], impl=impl)
+    drawn = jax.random.fold_in(root, state["batches"])
+    on = noise.flips(drawn, state["p"], rollout.group, unit) & score.valid
     if answered:
       on &= shaping.part(score, answered) > 0.5
     value = noise.flip(score.value, on)
-    return score._replace(value=value), batches + 1
+    after = {**state, "batches": state["batches"] + 1}
+    return score._replace(value=value), after
 
-  reads = (answered,) if answered else ()
-  return Shaping(lambda: jnp.zeros((), jnp.int32), update, reads=reads)
+  return Shaping(init, update, reads=(answered,) if answered else ())
 
 
 def calibrate(tau: float, alpha: float, aux: str) -> Shaping:

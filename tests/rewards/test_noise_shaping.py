@@ -136,7 +136,7 @@ def test_in_a_step_training_is_turned_and_evaluation_is_not():
     turned[0]["reward_shaped"], 1 - plain[0]["reward_shaped"], rtol=1e-6
   )
   assert plain[1]["metrics"]["reward"] == turned[1]["metrics"]["reward"]
-  assert plain[3] == turned[3] == 1  # one batch seen
+  assert plain[3]["batches"] == turned[3]["batches"] == 1
   # A(1 - r) = -A(r): the step goes the other way. Adam's eps is far above the
   # gradient here, so that it is linear in it.
   size = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(plain[2]))
