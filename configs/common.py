@@ -200,6 +200,7 @@ def base() -> ml_collections.ConfigDict:
     {
       "link": "lsc",  # lsc | sum | centred | preference (transform_combine)
       # | bounded | mean_std | minmax | clip (par)
+      # | format_length | format_only | correctness (format_length)
       "names": (),  # components that are combined; () is the reward itself
       "weights": (),  # one for each name; () is 1 for each
       "reference": "quantile",  # what to beat: quantile | answer | fixed; one
@@ -214,6 +215,7 @@ def base() -> ml_collections.ConfigDict:
       "ceiling": config_dict.placeholder(float),  # of the raw reward (par)
       "long": 300,  # tokens beyond which an answer pays (par)
       "long_price": 0.0,  # for each of them, before any shape
+      "peak": 0.5,  # share of the budget that pays most (format_length)
     }
   )
   c.best_of_n = ml_collections.ConfigDict(

@@ -72,6 +72,10 @@ def needed(name, **changes):
     "reward_model": lambda: {"model__outputs": 1},
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
     "par": lambda: {"shaping__link": "preference"},
+    "format_length": lambda: {
+      "shaping__link": "format_length",
+      "shaping__names": ("even", "even"),
+    },
     "topology": lambda: {"model__outputs": 1},
     "remodetect": lambda: {"model__outputs": 1},
     "helpsteer2_pref": lambda: {"model__outputs": 1},
