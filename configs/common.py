@@ -206,6 +206,7 @@ def base() -> Any:
     {
       "link": "lsc",  # lsc | sum | centred | preference (transform_combine)
       # | bounded | mean_std | minmax | clip | log_sigmoid (par)
+      # | format_length | format_only | correctness (format_length)
       "names": (),  # components that are combined; () is the reward itself
       "weights": (),  # one for each name; () is 1 for each
       "reference": "quantile",  # what to beat: quantile | answer | fixed; one
@@ -220,6 +221,7 @@ def base() -> Any:
       "ceiling": config_dict.placeholder(float),  # of the raw reward (par)
       "long": 300,  # tokens beyond which an answer pays (par)
       "long_price": 0.0,  # for each of them, before any shape
+      "peak": 0.5,  # share of the budget that pays most (format_length)
     }
   )
   c.process = ml_collections.ConfigDict(

@@ -4,8 +4,9 @@ Nothing here is a made-up law. For each seed the trained tiny Llama dreams about
 78 openings, pairs of its dreams are labelled by the gold of examples/dreams.py
 with noise, a reward model that begins with the same trunk learns from them
 (Bradley-Terry), is exported, and judges the text of two runs of one KL budget:
-`par` pays the chance to beat a dream of the checkpoint, `raw` the score itself.
-Gold is asked in evaluations alone, on 18 openings that neither has seen.
+`par` pays the chance to beat a dream of the checkpoint, `raw` the score itself,
+and `noisy` the score with the judgement of one opening in five turned around
+(r' = 1 - r for all of its dreams, in training alone). Gold is asked in evaluations alone, on 18 openings that neither has seen.
 
 As measured, seeds 1 and 2 alone: no difference that counts. With a model
 that orders 68 % of held-out pairs right, gold rises from 0.45 to 0.59 with PAR
@@ -22,7 +23,7 @@ Writes dreams_learned.json and .md. A few minutes for a seed on 2 CPU cores;
 what is there is not made again.
 
 References: PAR, arXiv 2502.18770; Learning to summarize from human feedback,
-arXiv 2009.01325.
+arXiv 2009.01325; flips of a question's rewards, arXiv 2505.22653.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ from experiments.overoptimisation import kept
 from rlreward import config as config_lib
 from rlreward import runs, train
 
-ARMS: dict[str, dict[str, Any]] = {
-  "par": {"link": "preference", "samples": 1},
-  "raw": {"link": "sum"},
+# A method, and what it changes of its own section.
+ARMS: dict[str, tuple[str, str, dict[str, Any]]] = {
+  "par": ("par", "shaping", {"link": "preference", "samples": 1}),
+  "raw": ("par", "shaping", {"link": "sum"}),
+  "noisy": ("noisy_reward", "noise", {"flip": 0.2}),
 }
 HELD = 13  # openings up to here train, the others are held out
 TOKENS = 64
@@ -131,17 +134,18 @@ def reward_config(model: str, folder: pathlib.Path, seed: int) -> Any:
 
 
 def policy_config(
-  model: str, folder: pathlib.Path, seed: int, shaping: dict[str, Any]
+  model: str, folder: pathlib.Path, seed: int, name: str
 ) -> Any:
-  """PAR, or the raw score, at the budget; judged by the exported model."""
+  """An arm at the budget; judged by the exported model."""
   c: Any = dreams.get_config("mini")
-  c.algorithm, c.seed, c.steps, c.reference = "par", seed, STEPS, "always"
+  c.algorithm, section, changes = ARMS[name]
+  c.seed, c.steps, c.reference = seed, STEPS, "always"
   c.model.path = model
   c.sampling.max_new_tokens = TOKENS
   c.loss.kl_beta = 0.0
   c.kl_reward.budget = NATS
   c.credit.baseline = "group"
-  c.shaping.update(shaping)
+  c[section].update(changes)
   c.reward.update(path=str(folder / "model"), batch=64)
   c.optimizer.update(learning_rate=2e-4, schedule="cosine", warmup_steps=5)
   c.task = c.task.__class__(
@@ -180,7 +184,7 @@ def arm(
   model: str, folder: pathlib.Path, seed: int, name: str
 ) -> dict[str, Any]:
   """Trains an arm: its evaluations."""
-  c = policy_config(model, folder, seed, ARMS[name])
+  c = policy_config(model, folder, seed, name)
   found = train.run(c, folder / name)
   return {"evals": {str(k): v for k, v in found.evals.items()}}
 

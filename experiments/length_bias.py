@@ -12,7 +12,7 @@ pays A grad E[1 / L]: wrong answers grow and right ones shrink. Three worlds:
 - `tokens`: a transformer as it was drawn, 64 tokens, through the steps of
   `grpo`, `dr_grpo` and `dapo`. The first token decides: odd is right. Once it
   is learned as usual, and once left out of the loss (`held`), so that there
-  are wrong answers to the end.
+  are wrong answers to the end; its chance then drifts with shared weights.
 
 The first two use ops/advantage.py and ops/masked.py alone and plain gradient
 descent; its rates, 1 and 30, are the free parameter of the recorded numbers.

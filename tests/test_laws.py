@@ -75,6 +75,10 @@ def needed(name, **changes):
     "bond": lambda: {"loss__kl_beta": 0.0},  # its KL is in the reward
     "par": lambda: {"shaping__link": "preference"},
     "clip_delta": lambda: {"process__kind": "none"},  # rows without steps
+    "format_length": lambda: {
+      "shaping__link": "format_length",
+      "shaping__names": ("even", "even"),
+    },
     "topology": lambda: {"model__outputs": 1},
     "remodetect": lambda: {"model__outputs": 1},
     "helpsteer2_pref": lambda: {"model__outputs": 1},

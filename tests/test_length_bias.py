@@ -85,6 +85,16 @@ def test_the_page_is_made_from_the_record():
   assert page == bias.table(record())
 
 
+def test_a_transformer_s_wrong_answers():
+  """Only under GRPO do wrong answers fill the limit and right ones shrink."""
+  runs = record()["runs"]
+  assert set(runs) == {*bias.WAYS, *(f"{w} held" for w in bias.WAYS)}
+  last = lambda way, part: bias.ends(runs[f"{way} held"], part)[1]
+  gap = {way: last(way, "wrong") - last(way, "right") for way in bias.WAYS}
+  assert gap["grpo"] > 40
+  assert max(abs(gap["dr_grpo"]), abs(gap["dapo"])) < 15
+
+
 def test_ends_leave_out_steps_without_an_answer():
   run = {"wrong": [[2.0] * 10 + [np.nan] * 5 + [4.0] * 5] * 2}
   first, last, sd = bias.ends(run, "wrong")
