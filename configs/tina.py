@@ -20,6 +20,8 @@ About 45 seconds for an arm on 2 CPU cores.
 At scale: configs/tina.py:pod (R1-Distill-Qwen-1.5B on Open-RS).
 """
 
+from typing import Any
+
 from configs import common
 from rlreward.types import Arm
 
@@ -85,7 +87,7 @@ def pod(c):
 
 def get_config(arg="mini"):
   """`mini` trains on 2 CPU cores, `pod` names the real model and data."""
-  c = common.base()
+  c: Any = common.base()
   c.algorithm = "tina"
   if arg == "pod":
     return pod(c)
