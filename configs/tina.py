@@ -6,7 +6,7 @@ projections (`tina`), or every weight (`full`), each at a learning rate of its
 own. The claim: adapters add at least 0.06 held-out accuracy (sampled at
 temperature 1) with at most a tenth as many parameters as the base has. The
 broken variant (`slow`) trains adapters at the rate of `full`, a thirtieth of
-their own; it has not been measured. Dropout is off: there are 10 thousand
+their own: 0.49 to 0.52 with seed 0. Dropout is off: there are 10 thousand
 parameters to fit.
 
 As measured (seeds 0 to 2) adapters go from 0.54 to 0.71 and every weight, at a
@@ -19,6 +19,8 @@ Run:  rlreward train --config=configs/tina.py:mini
 About 45 seconds for an arm on 2 CPU cores.
 At scale: configs/tina.py:pod (R1-Distill-Qwen-1.5B on Open-RS).
 """
+
+from typing import Any
 
 from configs import common
 from rlreward.types import Arm
@@ -85,7 +87,7 @@ def pod(c):
 
 def get_config(arg="mini"):
   """`mini` trains on 2 CPU cores, `pod` names the real model and data."""
-  c = common.base()
+  c: Any = common.base()
   c.algorithm = "tina"
   if arg == "pod":
     return pod(c)

@@ -198,13 +198,11 @@ def recorded():
   return json.loads(path.read_text())["arms"]
 
 
-def test_the_record_holds_and_other_numbers_would_not():
+def test_the_record_holds_and_the_broken_variant_does_not():
   arms = recorded()
   assert STUDY.claim(arms)
-  still = {
-    **arms["tina"],
-    "last/correct": arms["tina"]["first/correct"] + 0.02,
-  }
+  # The broken variant as measured with seed 0: 0.488 to 0.515.
+  still = {**arms["tina"], "first/correct": 0.488, "last/correct": 0.515}
   assert not STUDY.claim({**arms, "tina": still})
   large = {**arms["tina"], "last/trained_share": 0.11}
   assert not STUDY.claim({**arms, "tina": large})
