@@ -66,8 +66,8 @@ def test_configs_are_complete(tmp_path):
   c = learned.reward_config("m", tmp_path, 1)
   config_lib.check_complete(c)
   assert c.model.outputs == 1 and c.eval.prompts == 3
-  for changes in learned.ARMS.values():
-    c = learned.policy_config("m", tmp_path, 1, changes)
+  for name in learned.ARMS:
+    c = learned.policy_config("m", tmp_path, 1, name)
     config_lib.check_complete(c)
     assert c.kl_reward.budget == learned.NATS and c.eval.gold
     assert "rewards" not in c.task  # gold is never trained on
@@ -80,7 +80,7 @@ def made_up():
   run = {"evals": {"0": row(0.4, 0.0), "20": row(0.7, 1.0),
                    "60": row(0.6, 2.0)}}  # fmt: skip
   model = {"held": {"held/accuracy": 0.75}, "pairs": {"train": 9, "test": 5}}
-  seed = {"seed": 0, "reward_model": model, "par": run, "raw": run}
+  seed = {"seed": 0, "reward_model": model, **dict.fromkeys(learned.ARMS, run)}
   seeds = [seed, {**seed, "seed": 1}]
   return {"seeds": seeds, "summary": learned.summary(seeds),
           "samples": {"base": [sample], "raw": [sample]}}  # fmt: skip
