@@ -33,7 +33,7 @@ from rlreward.steps import checks, credit, online
 from rlreward.types import Method, Shaping, Task
 
 _MAIN = {"format": 1.0, "accuracy": 2.0}
-_ALL = dict.fromkeys(
+_ALL: dict[str, float] = dict.fromkeys(
   ("accuracy", "format", "tag_count", "length", "reasoning_steps", "cosine",
    "repetition"),
   1.0,
