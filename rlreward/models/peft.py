@@ -29,17 +29,17 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _FIRST = "base_model.model."
 _ENDS = {"a": "lora_A.weight", "b": "lora_B.weight"}
 # Fields of adapter_config.json, and what they must be for us to compute it.
-_PLAIN: dict[str, tuple[Any, ...]] = {
-  "peft_type": ("LORA",),
-  "bias": ("none",),
-  "fan_in_fan_out": (False,),
-  "use_dora": (False,),
-  "lora_bias": (False,),
-  "modules_to_save": (None, []),
-  "rank_pattern": ({}, None),
-  "alpha_pattern": ({}, None),
-  "layers_to_transform": (None,),
-  "layer_replication": (None,),
+_PLAIN: dict[str, list[Any]] = {
+  "peft_type": ["LORA"],
+  "bias": ["none"],
+  "fan_in_fan_out": [False],
+  "use_dora": [False],
+  "lora_bias": [False],
+  "modules_to_save": [None, []],
+  "rank_pattern": [{}, None],
+  "alpha_pattern": [{}, None],
+  "layers_to_transform": [None],
+  "layer_replication": [None],
 }
 
 
