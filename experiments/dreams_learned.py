@@ -88,7 +88,8 @@ def compared(
         first = rng.random() < 1 / (1 + math.exp(-gap / UNIT))
         first ^= rng.random() < FLIP
       texts = (a["completion"], b["completion"])
-      if texts[0] == texts[1] or (gap == 0 and not noise):
+      told = all(text.strip() for text in texts)
+      if not told or texts[0] == texts[1] or (gap == 0 and not noise):
         continue
       chosen, rejected = texts if first else texts[::-1]
       out.append(

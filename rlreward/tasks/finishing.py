@@ -2,9 +2,9 @@
 
 A world for rewards that do not see the answer. The base knows how to solve its
 problems and finishes badly: it seldom boxes an answer and often runs into the
-limit. A finished answer with enough words before its box is right with a fixed
-chance that nothing the policy does can raise, so that all there is to learn is
-to finish.
+limit. A finished answer that is long enough is right with a fixed chance that
+nothing the policy does can raise, so that all there is to learn is to finish.
+With `counts="words"` only the words before its box make it long.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def defaults() -> dict[str, Any]:
   return {
     "name": "finishing",
     "budget": 64,  # most tokens of a demonstration, as of a sampled answer
-    "needs": 12,  # words before the box of an answer that can be right
+    "needs": 12,  # tokens of an answer that can be right
+    "counts": "all",  # of them: all | words (those before the box)
     "skill": 0.8,  # share of those that are
     "boxes": 0.2,  # share of the demonstrations that box, of those that end
     "thinks": 0.5,  # share that begins a thought
@@ -106,16 +107,19 @@ def verifier(c: Mapping[str, Any]):
     c: all fields of `defaults`.
   """
 
+  by_words = c["counts"] == "words"
+
   def score(rollout: Rollout, batch: Mapping[str, Any]) -> Score:
     is_a = lambda token: (rollout.tokens == token) & rollout.action
     box = is_a(BOX)
     unboxed = jnp.cumsum(box, 1) == 0
-    words = jnp.sum(is_a(WORD) & unboxed, 1)
+    counted = is_a(WORD) & unboxed if by_words else rollout.action
+    size = jnp.sum(counted, 1)
     answered = jnp.any(box, 1) & (rollout.finish == STOP)
     n = rollout.group.shape[0]
     solved = jnp.asarray(batch["solved"])
     place = jnp.arange(n) % max(n // solved.shape[0], 1) % TRIES
-    right = answered & (words >= c["needs"]) & solved[rollout.group, place]
+    right = answered & (size >= c["needs"]) & solved[rollout.group, place]
     parts: dict[str, Array] = {
       "thought": _after(is_a(OPEN), is_a(CLOSE)),
       "answered": answered,
@@ -147,6 +151,12 @@ def _config(config: Any) -> dict[str, Any]:
       raise UserError(
         f"{name}={c[name]!r}", "it counts tokens", f"use {low} or more"
       )
+  if c["counts"] not in ("all", "words"):
+    raise UserError(
+      f"counts={c['counts']!r}",
+      "it says which tokens make an answer long enough",
+      "use 'all' or 'words'",
+    )
   for name in ("skill", "boxes", "thinks", "ends"):
     if not 0 <= c[name] <= 1 or (name == "ends" and not c[name]):
       raise UserError(
