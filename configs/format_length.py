@@ -1,7 +1,7 @@
 """Form and length in place of the answer: formed as asked, and not solved.
 
-The base knows how to solve its problems (0.8 of the answers with 12 words or
-more before their box are right) and finishes badly: of 64 tokens it uses 40, a
+The base knows how to solve its problems (0.8 of the answers of 12 tokens or
+more are right) and finishes badly: of 64 tokens it uses 40, a
 third of its answers is cut, and of the others one in five has a box. Three
 rewards train it: a thought, a readable answer and a length near half the budget
 (format_length), the first two (format_only), and a thought and a right answer
@@ -11,13 +11,10 @@ right as 0.95 of those with the correctness reward; format_only lies between the
 base and format_length. The broken variant (`short`) has its peak at a tenth of
 the budget, below what solving needs: nothing is right.
 
-As measured it does not hold (seeds 0 to 2): with format_length the length is
-32.0 and 0.998 are finished, but 0.00 are right, fewer than of the base (0.07),
-as with format_only (0.00), and 0.79 with correctness. The answers box first and
-fill up with boxes, 13 and 28 of them in two of the seeds: neither reward sees
-the order, and one run of the paper's authors wrote `\\boxed{}.` up to its limit
-(results/format_length_real.md). A world in which every token counts as work
-would have no such way out; it was not measured.
+What surrogates leave open: in a world in which only the words before the box
+count as work (`task.counts="words"`, measured first, at a higher rate) the
+policy boxes first and fills up with boxes, as one run of the paper's authors
+did (results/format_length_real.md): 32 tokens, all finished, none right.
 Paper: Surrogate Signals from Format and Length, arXiv 2505.19439.
 
 Run:  rlreward train --config=configs/format_length.py:mini
@@ -89,11 +86,11 @@ def get_config(arg="mini"):
   c.shaping.update(link="format_length", peak=PEAK)
   if arg == "pod":
     return pod(c)
-  c.steps = 150
+  c.steps = 100
   c.prompts_per_step = 8
   c.samples_per_prompt = 8
   c.sampling.max_new_tokens = BUDGET
-  c.optimizer.update(learning_rate=3e-3, schedule="cosine", warmup_steps=10)
+  c.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=10)
   c.model.update(
     vocab=6, width=32, layers=2, heads=2, kv_heads=2, head_dim=16, mlp=64
   )
