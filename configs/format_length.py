@@ -11,6 +11,11 @@ right as 0.95 of those with the correctness reward; format_only lies between the
 base and format_length. The broken variant (`short`) has its peak at a tenth of
 the budget, below what solving needs: nothing is right.
 
+As measured (seeds 0 to 2): right 0.79 with format_length and 0.78 with the
+correctness reward, from 0.08. Format alone comes to 0.43 on average, and to
+0.09, 0.48 and 0.71 by seed: nothing but the price of being cut sets its length,
+which ends at 8, 13 and 20 tokens.
+
 What surrogates leave open: in a world in which only the words before the box
 count as work (`task.counts="words"`, measured first, at a higher rate) the
 policy boxes first and fills up with boxes, as one run of the paper's authors

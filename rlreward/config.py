@@ -53,15 +53,14 @@ __all__ = [
 Config = ml_collections.FrozenConfigDict
 # What a run reads; `common.base()` of configs/common.py has them all.
 NEEDED = (
-  "ahead", "algorithm", "best_of_n", "calls", "checkpoint", "credit",
-  "critic", "distill", "ensemble", "epochs", "eval", "filter_on", "format",
-  "frontier", "kl_reward", "learned", "log", "loss", "mesh", "microbatch",
-  "model", "noise", "off_policy", "optimizer", "overlong_buffer",
-  "preference", "process", "prompts_per_step", "reference", "refill_rounds",
-  "remodetect", "reward", "reward_model", "rollout_devices", "rounds",
-  "samples_per_prompt", "sampling", "seed", "shaping", "sql", "start",
-  "steer", "steps", "task", "teacher", "tina", "truncation",
-  "updates_per_step",
+  "algorithm", "seed", "steps", "prompts_per_step", "samples_per_prompt",
+  "microbatch", "updates_per_step", "epochs", "truncation", "overlong_buffer",
+  "filter_on", "refill_rounds", "reference", "model", "sampling", "loss",
+  "kl_reward", "shaping", "process", "noise", "format", "tina", "calls", "sql",
+  "credit", "critic", "off_policy", "preference", "rounds", "distill",
+  "teacher", "reward_model", "reward", "learned", "steer", "ensemble",
+  "remodetect", "best_of_n", "ahead", "rollout_devices", "optimizer", "task",
+  "mesh", "eval", "frontier", "log", "checkpoint", "start",
 )  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def refused_early(capsys, argv, *said):
     ("train", "required: --config"),
     (
       "train --config=nope.py",
-      "use one of: algorithms, asymptotics, dreams, ",
+      "use one of: algorithms, asymptotics, clip_delta, ",
     ),
     ("train --config=gpro", "did you mean 'grpo'?"),
     ("train --config=grpo --worddir=x", "does not know --worddir=x"),
@@ -552,7 +552,7 @@ def test_nan_is_no_number(capsys, field):
 @pytest.mark.parametrize(
   ("field", "said"),
   [
-    ("start.steps=0", "steps=0"),
+    ("start.steps=-1", "steps=-1"),
     ("start.stepz=1", "use 'start.steps'"),
     ("start.algorithm=sftt", "use one of: sft"),
     ("start.optimizer.learning_rate=-1", "learning_rate=-1.0"),

@@ -195,15 +195,17 @@ def test_what_the_claim_asks():
     assert not STUDY.claim({**good, "format_only": only})
 
 
-def test_the_record_says_why_it_does_not_hold():
-  """All that the reward sees is as asked, and less is right than at first."""
+def test_the_record_holds_on_its_means_and_not_on_every_seed():
+  """Format alone lies between on average; one seed stays near its start."""
   text = (paths.REPO / "results" / "format_length.json").read_text()
-  found = json.loads(text)["arms"]
+  record = json.loads(text)
+  found = record["arms"]
   own, gold = found["format_length"], found["correctness"]
-  assert not FILE["finished"](own, gold)
-  assert FILE["finished"]({**own, "last/correct": gold["last/correct"]}, gold)
-  assert own["last/correct"] < own["first/correct"] < gold["last/correct"] / 5
+  assert record["holds"] and STUDY.claim(found)
+  assert FILE["finished"](own, gold)
   assert own["first/length"] == pytest.approx(40, abs=2)
+  only = [run["last"]["correct"] for run in found["format_only"]["runs"]]
+  assert max(only) - min(only) > 0.4
 
 
 @pytest.mark.claims

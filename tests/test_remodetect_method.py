@@ -182,7 +182,8 @@ def test_both_stages_train_and_the_reference_is_the_first_one(tmp_path):
   c = config.replace(config.load(SPEC), changes)
   whole = train.run(c, tmp_path / "whole")
   assert {"held/auroc/seen", "held/auroc/unseen"} <= set(whole.evals[2])
-  assert whole.evals[0]["held/replay"] == 0 < whole.evals[2]["held/replay"]
+  # Of a model to itself, whose sums two programs may round otherwise.
+  assert whole.evals[0]["held/replay"] < 1e-12 < whole.evals[2]["held/replay"]
   train.run(c, tmp_path / "parts", stop_after=3)
   again = train.run(c, tmp_path / "parts")
   assert nano.gap(again.state.params, whole.state.params) == 0

@@ -105,6 +105,8 @@ def make(
     **task.spec,
     "observe": observe,
     "turns": turns,
+    "completion_length": task.spec["answer_length"]
+    + turns * (QUERY + OBSERVATION),
     "query_length": QUERY,
     "observation_length": OBSERVATION,
     "tool": None,

@@ -27,9 +27,9 @@ def rollout(rows, width=16):
                  jnp.asarray(finish), jnp.zeros(()))  # fmt: skip
 
 
-def score(rows, solved=True):
+def score(rows, solved=True, **fields):
   batch = {"solved": np.full((len(rows), finishing.TRIES), solved)}
-  return finishing.make().reward(rollout(rows), batch)
+  return finishing.make(fields).reward(rollout(rows), batch)
 
 
 def test_what_a_right_answer_needs():
@@ -42,14 +42,28 @@ def test_what_a_right_answer_needs():
     [BOX, *WORDS, CLOSE, EOS],  # boxed before it was solved
     [CLOSE, OPEN, *WORDS, BOX, EOS],  # closed before it was opened
   ]
-  found = score(rows)
+  found = score(rows, counts="words")
   parts = {k: v.astype(int).tolist() for k, v in found.components.items()}
   assert parts["correct"] == [1, 1, 0, 0, 0, 0, 1]
   assert parts["answered"] == [1, 1, 0, 0, 1, 1, 1]
   assert parts["thought"] == [1, 0, 0, 1, 0, 0, 0]
   np.testing.assert_array_equal(found.value, parts["correct"])
   assert found.valid.all()
-  assert not score(rows, solved=False).value.any()
+  assert not score(rows, solved=False, counts="words").value.any()
+
+
+def test_every_token_can_be_work():
+  """12 of them, whatever they are, and an end; else as before."""
+  rows = [
+    [*WORDS[:9], CLOSE, BOX, EOS],  # 12 tokens
+    [*WORDS[:8], CLOSE, BOX, EOS],  # 11
+    [BOX] * 11 + [EOS],  # nothing but boxes
+    [*WORDS, CLOSE, EOS],  # no box
+    [*WORDS, CLOSE, BOX],  # cut
+  ]
+  assert score(rows).value.tolist() == [1, 0, 1, 0, 0]
+  with pytest.raises(errors.UserError, match="counts='steps'"):
+    finishing.make({"counts": "steps"})
 
 
 def test_answers_to_a_prompt_have_their_own_luck():

@@ -67,7 +67,8 @@ def test_sizes_and_padding(name, level):
   task = make(name, level=level)
   batch, spec = worlds.first(task, size=16), task.spec
   assert batch["prompt"].shape == (16, spec["prompt_length"])
-  assert batch["answer"].shape == (16, spec["completion_length"])
+  assert batch["answer"].shape == (16, spec["answer_length"])
+  assert spec["completion_length"] >= spec["answer_length"]
   mask = batch["prompt_mask"]
   assert (np.diff(mask.astype(int)) >= 0).all()  # real tokens at the right
   assert mask[:, 0].any()  # no slot that no prompt fills
