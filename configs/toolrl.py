@@ -6,17 +6,16 @@ another one with a chance of 0.55: it writes calls of the right form, of which
 one in a thousand answers is right. Then GRPO pays either for every name, key
 and value that is right (`fine`) or for answers that are all right (`coarse`).
 
-As measured it does not hold, by 0.002 of its height: fine is right in 0.948 of
-the requests (0.938, 0.934 and 0.973 of seeds 0 to 2), coarse in none, so that
-the gap is three times what is asked. A longer run of seed 10 had 0.965 after
-200 of its 300 steps, and 0.973 at the end.
+As measured (seeds 3 to 5) fine is right in 0.984, 0.977 and 0.965 of the
+requests, coarse in none. With 200 steps in place of 300 seeds 0 to 2 had 0.938,
+0.934 and 0.973, which is 0.002 short of what the claim asks of fine.
 
 The broken variant pays each call that is right as a whole (`intermediate`).
 Paper: ToolRL: Reward is All Tool Learning Needs, arXiv 2504.13958.
 
 Run:  rlreward train --config=configs/toolrl.py:mini
       python -m rlreward.claims configs/toolrl.py:mini
-About 90 seconds for an arm on 2 CPU cores.
+About 50 seconds for an arm on 2 CPU cores.
 At scale: configs/toolrl.py:pod (Qwen2.5-7B-Instruct on ToolACE and xLAM).
 """
 
@@ -72,7 +71,7 @@ def get_config(arg="mini"):
   c.algorithm = "toolrl"
   if arg == "pod":
     return pod(c)
-  c.steps = 200
+  c.steps = 300
   c.prompts_per_step = 16
   c.samples_per_prompt = 8
   c.sampling.max_new_tokens = 21

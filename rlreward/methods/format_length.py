@@ -82,11 +82,13 @@ def rewards(most: int, peak: float) -> dict[str, Callable[..., Array]]:
     most: the budget of tokens.
     peak: see `ops.lengths.parabola`.
   """
-  half = lambda *parts: sum(0.5 * p.astype(jnp.float32) for p in parts)
+  one = lambda part: part.astype(jnp.float32)
   return {
-    "format_length": lambda p, n: lengths.format_length(*p, n, most, peak),
-    "format_only": lambda p, n: half(*p),
-    "correctness": lambda p, n: half(p[0]) + p[2].astype(jnp.float32),
+    "format_length": lambda p, n: lengths.format_length(
+      p[0], p[1], n, most, peak
+    ),
+    "format_only": lambda p, n: 0.5 * (one(p[0]) + one(p[1])),
+    "correctness": lambda p, n: 0.5 * one(p[0]) + one(p[2]),
   }
 
 

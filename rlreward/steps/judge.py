@@ -46,15 +46,16 @@ def check_prompts(name: str, prompts: int, task: Task) -> None:
   Args:
     name: the config field, e.g. "eval.prompts".
     prompts: its value, over all processes.
-    task: rewards on the device are not shared out.
+    task: rewards and tools on the device are not shared out.
 
   Raises:
     UserError: with the nearest legal value.
   """
-  count = jax.process_count()
-  if not task.spec["on_device"] and prompts % count:
+  count, tool = jax.process_count(), task.spec.get("tool")
+  hosted = not task.spec["on_device"] or (tool and not tool.on_device)
+  if hosted and prompts % count:
     raise errors.UserError(
-      f"{name}={prompts} with rewards in Python on {count} processes",
+      f"{name}={prompts} with rewards or a tool in Python on {count} processes",
       "each judges as many whole groups as the others",
       f"set {name} to a multiple of {count}, e.g. {prompts + -prompts % count}",
     )
