@@ -10,7 +10,9 @@ As measured (seeds 3 to 5) fine is right in 0.984, 0.977 and 0.965 of the
 requests, coarse in none. With 200 steps in place of 300 seeds 0 to 2 had 0.938,
 0.934 and 0.973, which is 0.002 short of what the claim asks of fine.
 
-The broken variant pays each call that is right as a whole (`intermediate`).
+Any part will do: on seed 0 `strict` and `intermediate` come to the 0.969 that
+fine has there. The broken variant (`groups`) pays whole answers alone and draws
+twice as many answers to half of the requests: none is right.
 Paper: ToolRL: Reward is All Tool Learning Needs, arXiv 2504.13958.
 
 Run:  rlreward train --config=configs/toolrl.py:mini
@@ -29,7 +31,10 @@ ARMS = (
   Arm("fine", {}),
   Arm("coarse", {"calls.match": "coarse"}),
 )
-BROKEN = Arm("intermediate", {"calls.match": "intermediate"})
+BROKEN = Arm(
+  "groups",
+  {"calls.match": "coarse", "samples_per_prompt": 16, "prompts_per_step": 8},
+)
 
 
 def claim(r):

@@ -262,7 +262,7 @@ def test_fine_against_coarse_of_four_slots():
 
 
 def test_the_broken_variant_learns_as_little_as_coarse():
-  """A call of four slots has no part but itself that `intermediate` pays."""
+  """A call of four slots is paid as a whole by it, however many are drawn."""
   changes = FILE["BROKEN"].overrides
   found = bandit(changes["calls.match"], seeds=100)
   assert found.mean() == pytest.approx(0.45, abs=0.18)
