@@ -36,8 +36,11 @@ from rlreward.rewards import (
   phrases,
   readability,
   tags,
+  text_tool,
   textmetrics,
+  tina,
   toolrl,
+  verify,
 )
 
 SLOW = 1.0
@@ -91,6 +94,13 @@ VERIFIERS: dict[str, Callable[[str, random.Random], object]] = {
   "readability": lambda s, r: readability.counts(s),
   "rouge_l": lambda s, r: textmetrics.rouge_l(s[:2000], "the answer is 42 x"),
   "sari": lambda s, r: textmetrics.sari("a b c", s[:2000], ["a b"]),
+  "formats": lambda s, r: [
+    float(f(s)) for f in (verify.boxed, verify.thought, verify.readable,
+                          verify.answered, verify.reasoning)],
+  "thoughts": lambda s, r: (
+    tina.format(s), tina.tag_count(s, ""), tina.reasoning_steps(s)),
+  "calls_of_tools": lambda s, r: (
+    text_tool.call(s, text_tool.TAGS), text_tool.call(s, text_tool.SQL)),
 }  # fmt: skip
 
 
