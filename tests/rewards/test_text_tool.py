@@ -178,8 +178,10 @@ def test_results_errors_and_queries_without_end(shop):
 def test_demonstrations_over_chinook_try_the_query_first():
   from rlreward.tasks import chinook
 
-  paths.shared_data("sql_chinook")
-  task = chinook.make({"level": 0, "turns": 1, "observation": 80})
+  base = paths.shared_data("sql_chinook") / chinook.FILE
+  task = chinook.make(
+    {"level": 0, "turns": 1, "observation": 80, "database": str(base)}
+  )
   tok, p = task.spec["tokenizer"], task.spec["prompt_length"]
   width = p + task.spec["completion_length"]
   for split in ("train", "test"):
@@ -220,8 +222,10 @@ def test_a_question_over_chinook_in_turns():
   from rlreward.tasks import chinook
   from rlreward.types import STOP, Rollout
 
-  paths.shared_data("sql_chinook")
-  task = chinook.make({"level": 0, "turns": 2, "observation": 100})
+  base = paths.shared_data("sql_chinook") / chinook.FILE
+  task = chinook.make(
+    {"level": 0, "turns": 2, "observation": 100, "database": str(base)}
+  )
   tok, tool = task.spec["tokenizer"], task.spec["tool"]
   batch = next(task.batches("train", 2, 0))
   gold = batch["columns"]["gold"]
