@@ -11,7 +11,7 @@ the answer needs stays unknown.
 
 Run:  rlreward train --config=configs/search.py:mini
       python -m rlreward.claims configs/search.py:mini
-About a minute for an arm on 2 CPU cores.
+About half a minute for an arm on 2 CPU cores.
 At scale: configs/search.py:pod (Qwen2.5-3B, SQL over Chinook).
 """
 
