@@ -16,7 +16,7 @@ from rlreward.types import LENGTH, STOP
 CONFIG = TransformerConfig(
   vocab=12, width=16, layers=2, heads=4, kv_heads=2, head_dim=4, mlp=32
 )
-EOS, ASK = 1, 2
+EOS = 1
 STOPS = (EOS, 4, 7)  # enough of them for several turns
 B, P, G, T = 2, 4, 3, 14
 
@@ -42,11 +42,8 @@ def short(slots):
   return spec(max_new_tokens=slots, samples_per_prompt=1, stop_ids=(EOS,))
 
 
-def echo(turns=2, length=3, on_device=True, every=True):
-  """Answers with the size of the turn, then 11: sizes 1 and 2 in turn.
-
-  `every` answers all turns, else those alone that begin with ASK.
-  """
+def echo(turns=2, length=3, on_device=True):
+  """Answers every turn with its size and 11, an odd one with its size alone."""
 
   def observe(query, mask, columns):
     del columns
@@ -55,8 +52,7 @@ def echo(turns=2, length=3, on_device=True, every=True):
     first = xp.minimum(size + 3, 10)
     seen = xp.stack([first, 0 * first + 11, 0 * first], 1).astype(xp.int32)
     keep = xp.arange(length)[None] < xp.where(size % 2, 1, 2)[:, None]
-    called = mask[:, 0] & (every | (query[:, 0] == ASK))
-    return seen, keep, called
+    return seen, keep, mask[:, 0]
 
   return tools.Tool(observe, turns, length, (), on_device)
 
